@@ -1,0 +1,150 @@
+package config
+
+import (
+	"fmt"
+	"net/url"
+	"path"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+const (
+	none         = "none" // the value that switches a required secret off
+	minSecretLen = 16
+)
+
+// check returns what is wrong with a value that has the right type, or "".
+// raw is the trimmed text, given the text as it came.
+func (v Variable) check(cfg *Config, raw, given string) string {
+	field := reflect.ValueOf(cfg).Elem().FieldByName(v.field)
+	switch value := field.Interface().(type) {
+	case Secret:
+		return v.checkSecret(value.Reveal(), given)
+	case []string:
+		return checkOrigins(value)
+	}
+	if !v.inBounds(field) || len(v.oneof) > 0 && !slices.Contains(v.oneof, strings.ToLower(raw)) {
+		return v.notA(raw)
+	}
+	if len(v.oneof) > 0 && field.Kind() == reflect.String {
+		field.SetString(strings.ToLower(raw))
+	}
+	return ""
+}
+
+func (v Variable) checkSecret(value, given string) string {
+	switch v.Name {
+	case "DATABASE_URL", "LISTEN_DATABASE_URL":
+		return checkPostgres(value)
+	case "VALKEY_URL":
+		return checkValkey(value)
+	case "FORGEWIRE_API_KEY":
+		// It travels in a header.
+		if i := strings.IndexFunc(given, func(r rune) bool { return r <= ' ' || r > '~' }); i >= 0 {
+			return "may hold only printable ASCII characters and no white space"
+		}
+	}
+	// Trimming it in silence would leave the other side, which signs with it,
+	// with another secret.
+	if given != value {
+		return "begins or ends with white space"
+	}
+	if value != none && len(value) < minSecretLen {
+		return fmt.Sprintf("is too short to be safe: %d bytes, at least %d are needed", len(value), minSecretLen) + v.otherwise()
+	}
+	return ""
+}
+
+// inBounds compares numbers and durations with the tags. A bound that cannot be
+// read is a mistake in Config, which the tests find.
+func (v Variable) inBounds(field reflect.Value) bool {
+	if !field.CanInt() {
+		return true
+	}
+	n := field.Int()
+	return (v.min == "" || n >= v.bound(v.min)) && (v.max == "" || n <= v.bound(v.max))
+}
+
+func (v Variable) bound(text string) int64 {
+	if v.kind == reflect.TypeFor[time.Duration]() {
+		d, err := time.ParseDuration(text)
+		if err != nil {
+			panic(fmt.Sprintf("config: bound of %s: %v", v.Name, err))
+		}
+		return int64(d)
+	}
+	n, err := strconv.ParseInt(text, 10, 64)
+	if err != nil {
+		panic(fmt.Sprintf("config: bound of %s: %v", v.Name, err))
+	}
+	return n
+}
+
+// checkPostgres asks the driver itself (which also looks at PGSSLMODE and its
+// like, and at the files that a connection string names), but in the driver's words an error may
+// repeat the password, so the words are ours.
+func checkPostgres(text string) string {
+	before, _, _ := strings.Cut(text, "=")
+	if scheme, _, isURL := strings.Cut(before, "://"); isURL {
+		if scheme != "postgres" && scheme != "postgresql" {
+			return "must begin with postgres:// or postgresql://"
+		}
+		if _, err := url.Parse(text); err != nil {
+			return "is not a valid URL: is the port a number, and is each of @ : / ? # % in the password percent-encoded?"
+		}
+	} else if before == text {
+		return "is neither a postgres:// URL nor key=value pairs"
+	}
+	if _, err := pgxpool.ParseConfig(text); err != nil {
+		return "is not accepted by the Postgres driver: look at its parameters (sslmode and certificate files, ports, pool_…)"
+	}
+	return ""
+}
+
+func checkValkey(text string) string {
+	u, err := url.Parse(text)
+	if err != nil {
+		return "is not a valid URL: is the port a number, and is each of @ : / ? # % in the password percent-encoded?"
+	}
+	switch u.Scheme {
+	case "redis", "rediss", "valkey", "valkeys":
+		if u.Hostname() == "" {
+			return "names no host"
+		}
+		if db := strings.Trim(u.Path, "/"); db != "" {
+			if n, err := strconv.Atoi(db); err != nil || n < 0 {
+				return "ends with something that is not the number of a database"
+			}
+		}
+	case "unix":
+		if u.Path == "" {
+			return "names no socket"
+		}
+	default:
+		return "must begin with redis://, rediss:// (TLS), valkey://, valkeys:// (TLS) or unix://"
+	}
+	return ""
+}
+
+// checkOrigins takes patterns of hosts, with a port where it is not the
+// scheme's own.
+func checkOrigins(patterns []string) string {
+	for _, p := range patterns {
+		p = strings.TrimSpace(p)
+		if strings.ContainsAny(p, "/ ") {
+			return fmt.Sprintf("%q is not a host: write only the host, and a port where it is not the usual one, without https:// and without a path", p)
+		}
+		if _, err := path.Match(p, ""); err != nil {
+			return fmt.Sprintf("%q is not a pattern: a [ is not closed", p)
+		}
+		if strings.HasSuffix(p, ":") {
+			return fmt.Sprintf("%q ends with a colon but has no port", p)
+		}
+	}
+	return ""
+}

@@ -1,0 +1,192 @@
+package config
+
+import (
+	"errors"
+	"log/slog"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/caarlos0/env/v11"
+)
+
+// Config is everything the environment decides about one replica.
+//
+// Tags: env and envDefault are caarlos0/env's. Ours are
+//
+//	required  Load fails without it
+//	aliases   other variables that are taken, in order, where env is absent
+//	fallback  the variable whose value stands in where all of those are absent
+//	min, max  bounds, both allowed, written as the variable itself is
+//	oneof     the allowed values, separated by spaces
+//	meaning   the line in the help
+//	example   a right value, for help and errors
+type Config struct {
+	Port int `env:"PORT" envDefault:"8080" min:"1" max:"65535" meaning:"TCP port to listen on" example:"8080"`
+
+	// Postgres and Valkey.
+
+	DatabaseURL       Secret `env:"DATABASE_URL" required:"true" meaning:"Postgres, as a URL or as key=value pairs" example:"postgres://user:password@localhost:5432/app"`
+	ListenDatabaseURL Secret `env:"LISTEN_DATABASE_URL" aliases:"DIRECT_URL DIRECT_DATABASE_URL" fallback:"DATABASE_URL" meaning:"Postgres for the one connection that listens: needed where DATABASE_URL leads to a pooler in transaction mode" example:"postgres://user:password@db.internal:5432/app"`
+	ValkeyURL         Secret `env:"VALKEY_URL" meaning:"Valkey or Redis for the cache; without it each replica keeps a small cache of its own" example:"redis://localhost:6379/0"`
+
+	// Who may do what. An empty APIKey means that the server API is disabled,
+	// never that it is open; an empty TokenSecret means that no token is valid.
+
+	APIKey         Secret   `env:"FORGEWIRE_API_KEY" required:"true" meaning:"key of the server API (header X-API-Key), at least 16 characters; \"none\" disables the server API" example:"$(openssl rand -hex 32)"`
+	TokenSecret    Secret   `env:"FORGEWIRE_TOKEN_SECRET" required:"true" meaning:"secret that client tokens are signed with (HMAC), at least 16 bytes, better 32; \"none\" accepts no tokens" example:"$(openssl rand -hex 32)"`
+	AllowAnonymous bool     `env:"FORGEWIRE_ALLOW_ANONYMOUS" envDefault:"false" meaning:"clients without a token may connect" example:"true"`
+	AllowedOrigins []string `env:"FORGEWIRE_ALLOWED_ORIGINS" meaning:"hosts whose pages may connect besides our own, comma separated, * as wildcard" example:"app.example.com,*.example.org"`
+
+	// Namespaces is carried as it came; package realtime parses it.
+	Namespaces string `env:"FORGEWIRE_NAMESPACES" meaning:"channel namespaces: JSON, or the path of a JSON file" example:"/etc/forgewire/namespaces.json"`
+
+	// Limits and times.
+
+	MaxConnections      int           `env:"FORGEWIRE_MAX_CONNECTIONS" envDefault:"15000" min:"1" max:"1000000" meaning:"client connections that one replica accepts" example:"15000"`
+	MaxPublicationBytes int           `env:"FORGEWIRE_MAX_PUBLICATION_BYTES" envDefault:"1048576" min:"1024" max:"16777216" meaning:"largest publication, in bytes" example:"1048576"`
+	RetentionAge        time.Duration `env:"FORGEWIRE_RETENTION_AGE" envDefault:"24h" min:"1m" meaning:"how long messages are kept" example:"24h"`
+	RetentionBytes      int64         `env:"FORGEWIRE_RETENTION_BYTES" envDefault:"1073741824" min:"16777216" meaning:"how large the log may grow before its oldest messages go, in bytes" example:"1073741824"`
+	ShutdownTimeout     time.Duration `env:"FORGEWIRE_SHUTDOWN_TIMEOUT" envDefault:"10s" min:"1ms" meaning:"longest time that a stopping replica takes to drain" example:"10s"`
+
+	// Logs.
+
+	LogLevel  slog.Level `env:"FORGEWIRE_LOG_LEVEL" envDefault:"info" oneof:"debug info warn error" meaning:"least level that is logged" example:"info"`
+	LogFormat string     `env:"FORGEWIRE_LOG_FORMAT" envDefault:"json" oneof:"json text" meaning:"shape of a log line" example:"json"`
+}
+
+// Load reads and checks what `serve` needs. environ has the shape of
+// [os.Environ]. The error is a [Mistakes].
+func Load(environ []string) (*Config, error) {
+	var required []string
+	for _, v := range variables() {
+		if v.Required {
+			required = append(required, v.Name)
+		}
+	}
+	cfg, mistakes := load(environ, required)
+	if cfg.TokenSecret == "" && !cfg.AllowAnonymous && !mistakes.name("FORGEWIRE_TOKEN_SECRET", "FORGEWIRE_ALLOW_ANONYMOUS") {
+		mistakes = append(mistakes, Mistake{
+			Variable: "FORGEWIRE_ALLOW_ANONYMOUS",
+			Problem:  "nobody could connect: FORGEWIRE_TOKEN_SECRET=none accepts no tokens, so clients without one must be allowed",
+			Example:  "true",
+		})
+	}
+	if len(mistakes) > 0 {
+		return nil, mistakes
+	}
+	return cfg, nil
+}
+
+// LoadOnly is for the other commands: it demands no more than the named
+// variables, yet whatever else is set is still checked.
+func LoadOnly(environ []string, names ...string) (*Config, error) {
+	cfg, mistakes := load(environ, names)
+	if len(mistakes) > 0 {
+		return nil, mistakes
+	}
+	return cfg, nil
+}
+
+// load returns a usable struct in any case; fields with a mistake are zero.
+func load(environ, required []string) (*Config, Mistakes) {
+	given := split(environ)
+	vars := variables()
+	resolved, source := resolve(vars, given)
+
+	cfg := &Config{}
+	unparsed := parse(cfg, resolved)
+
+	var mistakes Mistakes
+	for _, v := range vars {
+		raw, set := resolved[v.Name]
+		switch {
+		case unparsed[v.field]:
+			mistakes = append(mistakes, v.mistake(source[v.Name], v.notA(raw)))
+		case !set && slices.Contains(required, v.Name):
+			mistakes = append(mistakes, v.mistake(v.Name, "is required"+v.otherwise()))
+		case source[v.Name] == v.fallback && v.fallback != "":
+			// Checked, and complained about, where it came from.
+		case set:
+			if problem := v.check(cfg, raw, given[source[v.Name]]); problem != "" {
+				mistakes = append(mistakes, v.mistake(source[v.Name], problem))
+			}
+		}
+	}
+	cfg.tidy()
+	return cfg, append(mistakes, unknown(vars, given)...)
+}
+
+// parse fills cfg and returns the names of the fields whose text is not of
+// their type. The library's own messages quote the text, so they go no further.
+func parse(cfg *Config, values map[string]string) map[string]bool {
+	err := env.ParseWithOptions(cfg, env.Options{
+		Environment: values,
+		FuncMap: map[reflect.Type]env.ParserFunc{
+			// The library reads an int as 32 bits.
+			reflect.TypeFor[int](): func(s string) (any, error) { return strconv.Atoi(s) },
+		},
+	})
+	failed := make(map[string]bool)
+	var all env.AggregateError
+	if errors.As(err, &all) {
+		for _, e := range all.Errors {
+			var one env.ParseError
+			if errors.As(e, &one) {
+				failed[one.Name] = true
+			}
+		}
+	}
+	return failed
+}
+
+// tidy gives values their final form after they have been checked.
+func (c *Config) tidy() {
+	for _, s := range []*Secret{&c.APIKey, &c.TokenSecret} {
+		if *s == none {
+			*s = ""
+		}
+	}
+	origins := c.AllowedOrigins[:0]
+	for _, o := range c.AllowedOrigins {
+		if o = strings.TrimSpace(o); o != "" {
+			origins = append(origins, o)
+		}
+	}
+	c.AllowedOrigins = origins
+}
+
+// split makes a map of environ. As in a shell, the last of two equal names
+// counts.
+func split(environ []string) map[string]string {
+	m := make(map[string]string, len(environ))
+	for _, e := range environ {
+		if name, value, ok := strings.Cut(e, "="); ok {
+			m[name] = value
+		}
+	}
+	return m
+}
+
+// resolve finds for each variable the value that counts (its own, an alias's,
+// the fallback's), without white space around it, and whose it is. An empty
+// value is the same as none: platforms offer no other way to unset one.
+func resolve(vars []Variable, given map[string]string) (values, source map[string]string) {
+	values = make(map[string]string)
+	source = make(map[string]string)
+	for _, v := range vars {
+		names := append([]string{v.Name}, v.Aliases...)
+		if v.fallback != "" {
+			names = append(names, v.fallback)
+		}
+		for _, name := range names {
+			if value := strings.TrimSpace(given[name]); value != "" {
+				values[v.Name], source[v.Name] = value, name
+				break
+			}
+		}
+	}
+	return values, source
+}

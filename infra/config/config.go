@@ -130,13 +130,10 @@ func parse(cfg *Config, values map[string]string) map[string]bool {
 		},
 	})
 	failed := make(map[string]bool)
-	var all env.AggregateError
-	if errors.As(err, &all) {
-		for _, e := range all.Errors {
-			var one env.ParseError
-			if errors.As(e, &one) {
-				failed[one.Name] = true
-			}
+	all, _ := errors.AsType[env.AggregateError](err)
+	for _, e := range all.Errors {
+		if one, ok := errors.AsType[env.ParseError](e); ok {
+			failed[one.Name] = true
 		}
 	}
 	return failed

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"encoding/xml"
+	"errors"
 	"fmt"
 	"log/slog"
 	"reflect"
@@ -190,7 +191,7 @@ func TestLoadValues(t *testing.T) {
 				}
 				return
 			}
-			mistakes, _ := err.(config.Mistakes)
+			mistakes, _ := errors.AsType[config.Mistakes](err)
 			if len(mistakes) != 1 || mistakes[0].Variable != name || cfg != nil {
 				t.Fatalf("got %v, %v", cfg, err)
 			}
@@ -237,7 +238,7 @@ func TestNobodyCouldConnect(t *testing.T) {
 	}
 	// One cause, one complaint.
 	_, err = config.Load(environ("FORGEWIRE_TOKEN_SECRET="))
-	if m, _ := err.(config.Mistakes); len(m) != 1 || m[0].Variable != "FORGEWIRE_TOKEN_SECRET" {
+	if m, _ := errors.AsType[config.Mistakes](err); len(m) != 1 || m[0].Variable != "FORGEWIRE_TOKEN_SECRET" {
 		t.Errorf("got %v", err)
 	}
 }
@@ -260,7 +261,7 @@ func TestAllMistakesAtOnce(t *testing.T) {
 // back to it.
 func TestFallbackIsNotBlamed(t *testing.T) {
 	_, err := config.Load(environ("DATABASE_URL=nonsense"))
-	if m, _ := err.(config.Mistakes); len(m) != 1 || m[0].Variable != "DATABASE_URL" {
+	if m, _ := errors.AsType[config.Mistakes](err); len(m) != 1 || m[0].Variable != "DATABASE_URL" {
 		t.Errorf("got %v", err)
 	}
 }

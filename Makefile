@@ -1,0 +1,69 @@
+# `make help` lists the targets: those with a ## behind them.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+# Tools are pinned, built from source and kept here, not in the user's GOBIN.
+TOOLS := $(CURDIR)/.bin
+GOLANGCI_VERSION := v2.15.0
+GOLANGCI := $(TOOLS)/golangci-lint-$(GOLANGCI_VERSION)
+GOVULNCHECK_VERSION := v1.9.0
+GOVULNCHECK := $(TOOLS)/govulncheck-$(GOVULNCHECK_VERSION)
+
+# A checkout that belongs to another user (a container, a shared folder) makes
+# git refuse to answer, and with it go build: so the version comes from here.
+GIT := git -c safe.directory='*'
+VERSION ?= $(shell $(GIT) describe --tags --always --dirty 2>/dev/null || echo dev)
+export GOFLAGS := $(strip $(shell go env GOFLAGS) -buildvcs=false)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+
+# Hidden folders and other people's code are not ours to format.
+GO_FILES = find . -name '*.go' -not -path './.*' -not -path '*/node_modules/*'
+
+.PHONY: help run test lint fmt-check bench build govulncheck setup
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# Built and then run, not `go run`, so that signals reach the program itself.
+run: ## Start two replicas with a private Postgres and a page to try (ARGS=… for more)
+	@go build -ldflags '$(LDFLAGS)' -o $(TOOLS)/forgewire ./cmd/forgewire
+	@exec $(TOOLS)/forgewire dev $(ARGS)
+
+# go test comes last: the end of the output tells the result.
+test: setup ## Install what the tests need, vet, and run all tests
+	@go vet ./...
+	@race=-race; \
+	command -v gcc >/dev/null || { race=; echo 'no gcc: running without the race detector' >&2; }; \
+	go test $$race -timeout 8m ./...
+
+lint: fmt-check $(GOLANGCI) ## Check formatting, vet, and run golangci-lint
+	@go vet ./...
+	@$(GOLANGCI) run
+
+fmt-check:
+	@files=$$($(GO_FILES) -print0 | xargs -0 -r gofmt -l); \
+	[ -z "$$files" ] || { echo 'not formatted (gofmt -w):' $$files >&2; exit 1; }
+
+bench: ## Run the benchmarks of all packages (BENCH=regexp for some)
+	@go test -run '^$$' -bench '$(or $(BENCH),.)' -benchmem ./...
+
+build: ## Build the static binary bin/forgewire
+	@CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/forgewire ./cmd/forgewire
+
+govulncheck: $(GOVULNCHECK) ## Look for known vulnerabilities in what we call
+	@$(GOVULNCHECK) ./...
+
+setup: ## Install what the tests need besides Go and Node (as root or with sudo, on Debian)
+	@./e2e/setup.sh
+
+$(GOLANGCI):
+	@echo 'building golangci-lint $(GOLANGCI_VERSION) (a minute or two, once)' >&2
+	@GOBIN=$(TOOLS) go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_VERSION)
+	@mv $(TOOLS)/golangci-lint $@
+
+$(GOVULNCHECK):
+	@GOBIN=$(TOOLS) go install golang.org/x/vuln/cmd/govulncheck@$(GOVULNCHECK_VERSION)
+	@mv $(TOOLS)/govulncheck $@

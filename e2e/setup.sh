@@ -49,8 +49,11 @@ can_install() {
 	command -v apt-get >/dev/null && { [ "$(id -u)" = 0 ] || sudo -n true 2>/dev/null; }
 }
 
+# A third party's broken source fails the update but not what we need.
+update_lists() { quietly apt update || say 'apt-get update has errors; trying all the same'; }
+
 # Debian 12 has valkey only in its backports. They come from the mirror that
-# the machine already uses.
+# the machine already uses, whose lists must have been read once.
 add_backports() {
 	local codename targets mirror signed=
 	codename=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")
@@ -63,6 +66,7 @@ add_backports() {
 		signed='Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg'
 	printf '%s\n' 'Types: deb' "URIs: $mirror" 'Suites: bookworm-backports' 'Components: main' ${signed:+"$signed"} |
 		as_root tee /etc/apt/sources.list.d/bookworm-backports.sources >/dev/null
+	update_lists
 }
 
 # The tests start servers of their own, so the one that Debian's package would
@@ -77,11 +81,10 @@ forbid_services() {
 install_packages() {
 	local wanted=("$@")
 	say "installing ${wanted[*]} (a minute or two)"
+	update_lists
 	if [[ " ${wanted[*]} " == *' valkey-server '* ]]; then
 		add_backports
 	fi
-	# A third party's broken source fails the update but not what we need.
-	quietly apt update || say 'apt-get update has errors; trying all the same'
 	forbid_services
 	# One at a time: what cannot be had must not keep the others away.
 	local package

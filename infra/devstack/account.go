@@ -1,6 +1,7 @@
 package devstack
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -98,24 +99,32 @@ func cleanEnvironment() []string {
 	return append(env, "LC_ALL=C")
 }
 
-// own gives dir and everything in it to a. Links are not followed.
+// own gives dir and everything in it to a. Links are not followed. Files may
+// vanish meanwhile: a server whose process was killed is still cleaning up.
 func (a *account) own(dir string) error {
 	if a == nil {
 		return nil
 	}
 	return filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
-		if err != nil {
-			return err
+		if err == nil {
+			err = a.ownOne(path, entry)
 		}
-		info, err := entry.Info()
-		if err != nil {
-			return err
-		}
-		if uid, _ := owner(info); uid == a.uid {
+		if path != dir && errors.Is(err, fs.ErrNotExist) {
 			return nil
 		}
-		return os.Lchown(path, int(a.uid), int(a.gid))
+		return err
 	})
+}
+
+func (a *account) ownOne(path string, entry fs.DirEntry) error {
+	info, err := entry.Info()
+	if err != nil {
+		return err
+	}
+	if uid, _ := owner(info); uid == a.uid {
+		return nil
+	}
+	return os.Lchown(path, int(a.uid), int(a.gid))
 }
 
 // reach checks that a can enter every folder above path. The server itself would
@@ -124,11 +133,11 @@ func (a *account) reach(path string) error {
 	if a == nil {
 		return nil
 	}
-	real, err := filepath.EvalSymlinks(path)
+	resolved, err := filepath.EvalSymlinks(path)
 	if err != nil {
 		return fmt.Errorf("look up %s: %w", path, err)
 	}
-	for dir := filepath.Dir(real); ; dir = filepath.Dir(dir) {
+	for dir := filepath.Dir(resolved); ; dir = filepath.Dir(dir) {
 		info, err := os.Stat(dir)
 		if err != nil {
 			return fmt.Errorf("look up %s: %w", dir, err)

@@ -137,7 +137,8 @@ func initdb(ctx context.Context, bindir, dir string, who *account, out *progress
 }
 
 func runInitdb(ctx context.Context, bindir, dir string, who *account, out *progress, locale string) (string, error) {
-	cmd := exec.Command(filepath.Join(bindir, "initdb"), "-D", dir, "-U", superuser,
+	// Not bound to ctx: that would kill initdb alone and leave its child.
+	cmd := exec.CommandContext(context.WithoutCancel(ctx), filepath.Join(bindir, "initdb"), "-D", dir, "-U", superuser,
 		"-A", "trust", "-E", "UTF8", locale, "--no-sync", "--no-instructions")
 	var output bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &output, &output

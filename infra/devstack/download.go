@@ -53,7 +53,7 @@ func downloadPinned(ctx context.Context, who *account, out *progress) (string, e
 	home := filepath.Join(cache, name)
 	bindir := filepath.Join(home, "bin")
 	if hasServer(bindir) {
-		return bindir, nil
+		return bindir, mustRun(ctx, bindir)
 	}
 	url := fmt.Sprintf("%s/@embedded-postgres/%s/-/%s-%s.tgz", registry(ctx), pack.name, pack.name, pinnedVersion)
 	out.line("downloading PostgreSQL %s from %s", pinnedVersion, url)
@@ -61,7 +61,15 @@ func downloadPinned(ctx context.Context, who *account, out *progress) (string, e
 		return "", err
 	}
 	out.line("PostgreSQL is installed in %s", home)
-	return bindir, nil
+	return bindir, mustRun(ctx, bindir)
+}
+
+// mustRun says in time, and in words, that the build is not for this system.
+func mustRun(ctx context.Context, bindir string) error {
+	if _, err := majorOf(ctx, bindir); err != nil {
+		return fmt.Errorf("the downloaded build does not run here (on Linux it needs glibc): %w", err)
+	}
+	return nil
 }
 
 // install puts the archive at url into the folder home. Everything happens beside

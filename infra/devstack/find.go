@@ -51,8 +51,11 @@ func (f finder) locate(ctx context.Context, major int, who *account, out *progre
 			continue
 		}
 		version, err := majorOf(ctx, bindir)
+		if ctx.Err() != nil {
+			return "", fmt.Errorf("look for PostgreSQL: %w", ctx.Err())
+		}
 		if err != nil {
-			continue
+			continue // not for this machine
 		}
 		if version == major || (major == 0 && version >= oldestMajor) {
 			return bindir, nil

@@ -21,7 +21,12 @@ const (
 // write: a test running as root needs one, because they do not run as root. With
 // parent "" it is below the system's temporary folder. The caller removes it.
 func MkdirTemp(parent, pattern string) (string, error) {
-	a := unprivileged()
+	who := unprivileged()
+	return makeTemporary(parent, pattern, who, who.own)
+}
+
+// makeTemporary makes a folder that who can enter; prepare gives it its rights.
+func makeTemporary(parent, pattern string, who *account, prepare func(dir string) error) (string, error) {
 	parents := []string{parent}
 	if parent == "" {
 		parents = []string{os.TempDir(), "/tmp", "/var/tmp"}
@@ -33,9 +38,9 @@ func MkdirTemp(parent, pattern string) (string, error) {
 			failure = errors.Join(failure, err)
 			continue
 		}
-		err = a.reach(dir)
+		err = who.reach(dir)
 		if err == nil {
-			err = a.own(dir)
+			err = prepare(dir)
 		}
 		if err == nil {
 			return dir, nil

@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"syscall"
 )
 
 const (
@@ -28,7 +29,9 @@ func openLog(path string, a *account) (*os.File, serverLog, error) {
 			return nil, serverLog{}, fmt.Errorf("set aside server log: %w", err)
 		}
 	}
-	file, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	// No link is followed: the account owns the folder, and as root we give the
+	// file to it below, which must not be one that it chose.
+	file, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY|syscall.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return nil, serverLog{}, fmt.Errorf("open server log: %w", err)
 	}

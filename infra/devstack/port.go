@@ -1,6 +1,7 @@
 package devstack
 
 import (
+	"context"
 	"errors"
 	"math/rand/v2"
 	"net"
@@ -19,10 +20,11 @@ const (
 var errNoPort = errors.New("no free port on 127.0.0.1")
 
 // freePort returns a loopback port that nobody listens on at this moment.
-func freePort() (int, error) {
+func freePort(ctx context.Context) (int, error) {
+	var config net.ListenConfig
 	for range portTries {
 		port := firstPort + rand.IntN(lastPort-firstPort+1)
-		listener, err := net.Listen("tcp", address(port))
+		listener, err := config.Listen(ctx, "tcp", address(port))
 		if err != nil {
 			continue
 		}

@@ -5,6 +5,7 @@ package devstack
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"fmt"
 	"os/exec"
 	"syscall"
@@ -16,7 +17,7 @@ func tieToParent(*syscall.SysProcAttr, syscall.Signal) bool { return false }
 
 // processes lists every process by means of ps.
 func processes() ([]procInfo, error) {
-	out, err := exec.Command("ps", "-axo", "pid=,ppid=,state=").Output()
+	out, err := exec.CommandContext(context.Background(), "ps", "-axo", "pid=,ppid=,state=").Output()
 	if err != nil {
 		return nil, fmt.Errorf("list processes: %w", err)
 	}

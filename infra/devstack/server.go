@@ -17,8 +17,9 @@ const (
 	readyTimeout = 2 * time.Minute
 	// readyPoll is how often we knock: a server does not tell when it is ready.
 	readyPoll = 15 * time.Millisecond
-	// knockTimeout bounds one attempt to connect.
-	knockTimeout = 2 * time.Second
+	// knockTimeout bounds one attempt to connect, which makes the database the
+	// first time: that has to fit in on a slow disk.
+	knockTimeout = 15 * time.Second
 	// releaseTimeout is how long a folder or a port may still be taken by a server
 	// that is going down, because its process was killed a moment ago.
 	releaseTimeout = 8 * time.Second
@@ -184,7 +185,7 @@ func (s *Server) launchUntilReady(ctx context.Context) error {
 	deadline := time.Now().Add(releaseTimeout)
 	for {
 		if !fixed {
-			if err := s.choosePort(); err != nil {
+			if err := s.choosePort(ctx); err != nil {
 				return err
 			}
 		}
@@ -203,8 +204,8 @@ func (s *Server) launchUntilReady(ctx context.Context) error {
 	}
 }
 
-func (s *Server) choosePort() error {
-	port, err := freePort()
+func (s *Server) choosePort(ctx context.Context) error {
+	port, err := freePort(ctx)
 	if err != nil {
 		return err
 	}
@@ -221,7 +222,7 @@ func (s *Server) launchOnce(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	cmd := exec.Command(s.binary, s.program.args(s.dir, s.Port())...)
+	cmd := exec.CommandContext(context.WithoutCancel(ctx), s.binary, s.program.args(s.dir, s.Port())...)
 	cmd.Dir = s.dir
 	cmd.Stdout, cmd.Stderr = output, output
 	s.account.apply(cmd)

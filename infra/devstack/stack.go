@@ -66,7 +66,10 @@ func openStack(cfg Config) (*Stack, error) {
 	var err error
 	if s.ephemeral {
 		sweep(os.TempDir())
-		s.dir, err = MkdirTemp("", temporaryPrefix)
+		// Ours alone to write, so that nobody can put a link where we expect a folder.
+		s.dir, err = makeTemporary("", temporaryPrefix, unprivileged(), func(dir string) error {
+			return os.Chmod(dir, 0o711)
+		})
 	} else if s.dir, err = filepath.Abs(cfg.Dir); err == nil {
 		err = os.MkdirAll(s.dir, 0o755)
 	}

@@ -1,6 +1,7 @@
 package devstack
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
@@ -20,7 +21,7 @@ func watchdog(pid int, death syscall.Signal) (release func(), err error) {
 	}
 	defer read.Close()
 	script := `read -r _; kill -"$1" "$2"`
-	cmd := exec.Command("/bin/sh", "-c", script, "watchdog", strconv.Itoa(int(death)), strconv.Itoa(pid))
+	cmd := exec.CommandContext(context.Background(), "/bin/sh", "-c", script, "watchdog", strconv.Itoa(int(death)), strconv.Itoa(pid))
 	cmd.Stdin = read
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C must not end it
 	if err := cmd.Start(); err != nil {

@@ -1,0 +1,119 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"golang.org/x/sync/errgroup"
+
+	"forgewire/db"
+	"forgewire/handlers"
+	"forgewire/infra/config"
+	"forgewire/infra/logging"
+	"forgewire/realtime"
+)
+
+// Bounds on a request. A WebSocket leaves them behind when it is accepted.
+const (
+	readHeaderTimeout = 5 * time.Second
+	readTimeout       = 30 * time.Second
+	writeTimeout      = 30 * time.Second
+	idleTimeout       = 2 * time.Minute
+	maxHeaderBytes    = 32 << 10
+)
+
+// appConfig is what one replica is made of.
+type appConfig struct {
+	*config.Config
+	Logger  *slog.Logger
+	Replica string       // its name, in logs and in /api/info
+	Demo    http.Handler // the page at "/"; nil for none
+}
+
+// app is one replica: newApp wires it and Run owns it.
+type app struct {
+	cfg    appConfig
+	pool   *pgxpool.Pool
+	node   *realtime.Node
+	server *http.Server
+}
+
+// newApp makes a replica. It connects to nothing: the database may be away.
+func newApp(cfg appConfig) (*app, error) {
+	logger := cfg.Logger.With(logging.Replica, cfg.Replica)
+	namespaces, err := realtime.ParseNamespaces(cfg.Namespaces)
+	if err != nil {
+		return nil, config.Mistakes{{Variable: "FORGEWIRE_NAMESPACES", Problem: err.Error(),
+			Example: `{"namespaces":[{"name":"chat","allow_publish_for_subscriber":true}]}`}}
+	}
+	pool, err := db.NewPool(context.Background(), db.PoolConfig{URL: cfg.DatabaseURL.Reveal()})
+	if err != nil {
+		return nil, err
+	}
+	node, err := realtime.New(realtime.Config{
+		Pool:                pool,
+		ListenURL:           cfg.ListenDatabaseURL.Reveal(),
+		Logger:              logger,
+		Version:             version,
+		TokenSecret:         cfg.TokenSecret.Reveal(),
+		AllowAnonymous:      cfg.AllowAnonymous,
+		AllowedOrigins:      cfg.AllowedOrigins,
+		Namespaces:          namespaces,
+		MaxConnections:      cfg.MaxConnections,
+		MaxPublicationBytes: cfg.MaxPublicationBytes,
+		RetentionAge:        cfg.RetentionAge,
+		RetentionBytes:      cfg.RetentionBytes,
+		ShutdownTimeout:     cfg.ShutdownTimeout,
+	})
+	if err != nil {
+		pool.Close()
+		return nil, fmt.Errorf("make the realtime node: %w", err)
+	}
+	routes, err := handlers.Routes(handlers.Config{
+		Node: node, Logger: logger, APIKey: cfg.APIKey.Reveal(), MaxPublicationBytes: cfg.MaxPublicationBytes,
+		Replica: cfg.Replica, Version: version, Home: cfg.Demo,
+	})
+	if err != nil {
+		pool.Close()
+		return nil, err
+	}
+	return &app{cfg: cfg, pool: pool, node: node, server: &http.Server{
+		Handler:           routes,
+		ReadHeaderTimeout: readHeaderTimeout,
+		ReadTimeout:       readTimeout,
+		WriteTimeout:      writeTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeaderBytes,
+		ErrorLog:          slog.NewLogLogger(logger.Handler(), slog.LevelDebug),
+	}}, nil
+}
+
+// Run serves on ln until ctx ends, and then stops in order: no new connection; clients are told to reconnect
+// elsewhere while requests that are under way end; the database last. It takes the configured grace at most.
+func (a *app) Run(ctx context.Context, ln net.Listener) error {
+	defer a.pool.Close()
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		if err := a.server.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
+			return fmt.Errorf("serve HTTP: %w", err)
+		}
+		return nil
+	})
+	g.Go(func() error { return a.node.Run(ctx) })
+	g.Go(func() error {
+		<-ctx.Done()
+		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), a.cfg.ShutdownTimeout)
+		defer cancel()
+		if err := a.server.Shutdown(grace); err != nil {
+			_ = a.server.Close() // what did not end in its time is cut
+		}
+		return nil
+	})
+	return g.Wait()
+}

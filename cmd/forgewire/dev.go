@@ -1,0 +1,7 @@
+package main
+
+import "errors"
+
+type devCommand struct{}
+
+func (devCommand) Run() error { return errors.New("being written") }

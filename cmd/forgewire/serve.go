@@ -1,0 +1,73 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"forgewire/db"
+	"forgewire/infra/config"
+	"forgewire/infra/logging"
+)
+
+type serveCommand struct {
+	Migrate bool `help:"Bring the database's schema up to date first."`
+}
+
+// Help lists the environment, from the struct that reads it.
+func (serveCommand) Help() string {
+	table := "    " + strings.ReplaceAll(strings.TrimSpace(config.Table()), "\n", "\n    ") // indented, so that kong keeps its lines
+	return "The environment:\n\n" + table +
+		"\n\nSIGTERM or Ctrl-C drains and exits with 0 within FORGEWIRE_SHUTDOWN_TIMEOUT; a second signal exits at once."
+}
+
+func (c *serveCommand) Run(ctx context.Context) error {
+	cfg, err := config.Load(os.Environ())
+	if err != nil {
+		return err
+	}
+	logger := logging.New(os.Stderr, cfg.LogLevel, cfg.LogFormat)
+	name, err := os.Hostname()
+	if err != nil {
+		name = "unknown"
+	}
+	a, err := newApp(appConfig{Config: cfg, Logger: logger, Replica: name})
+	if err != nil {
+		return err
+	}
+	ln, err := new(net.ListenConfig).Listen(ctx, "tcp", net.JoinHostPort("", strconv.Itoa(cfg.Port)))
+	if err != nil {
+		return fmt.Errorf("listen on port %d: %w: set PORT to a free one", cfg.Port, err)
+	}
+	logger.Info("listening", "address", ln.Addr().String(), "version", version)
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return a.Run(ctx, ln) })
+	if c.Migrate {
+		g.Go(func() error { return migrateUntilDone(ctx, logger, cfg.ListenDatabaseURL.Reveal()) })
+	}
+	return g.Wait()
+}
+
+// migrateUntilDone migrates as soon as the database answers; until then the replica is alive and not ready.
+func migrateUntilDone(ctx context.Context, logger *slog.Logger, url string) error {
+	for {
+		err := db.Migrate(ctx, url)
+		if err == nil {
+			logger.Info("the schema is up to date")
+			return nil
+		}
+		logger.Warn("the migration failed, trying again", "error", err)
+		select {
+		case <-time.After(time.Second):
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}

@@ -1,0 +1,108 @@
+package db
+
+import (
+	"context"
+	"database/sql"
+	"embed"
+	"errors"
+	"fmt"
+	"io/fs"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/jackc/pgx/v5/stdlib"
+	"github.com/pressly/goose/v3"
+	"github.com/pressly/goose/v3/database"
+	"github.com/pressly/goose/v3/lock"
+)
+
+//go:embed migrations/*.sql
+var migrations embed.FS
+
+// createSchema takes a lock of its own, since CREATE SCHEMA IF NOT EXISTS races with itself.
+const createSchema = `DO $$ BEGIN
+	PERFORM pg_advisory_xact_lock(1181444979, 0);
+	CREATE SCHEMA IF NOT EXISTS forgewire;
+END $$`
+
+// Migrate brings the schema "forgewire" up to this binary's version. Any number of replicas may call it at
+// once: one migrates, the others wait. It holds a session lock, so url must not lead through a pooler in
+// transaction mode.
+func Migrate(ctx context.Context, url string) error {
+	pc, err := pgxpool.ParseConfig(url) // it knows the pool's own parameters, which the server does not
+	if err != nil {
+		return errBadURL
+	}
+	conn := stdlib.OpenDB(*pc.ConnConfig)
+	defer conn.Close()
+	if _, err = conn.ExecContext(ctx, createSchema); err != nil {
+		return fmt.Errorf("create schema forgewire: %w", err)
+	}
+	p, err := provider(conn)
+	if err != nil {
+		return err
+	}
+	if _, err = p.Up(ctx); err != nil {
+		return fmt.Errorf("migrate: %w", err)
+	}
+	return nil
+}
+
+// ErrNotMigrated says that the database lacks a migration that this binary needs.
+var ErrNotMigrated = errors.New("the database is not migrated: run `forgewire migrate`, or serve with --migrate")
+
+// CheckMigrated returns ErrNotMigrated if the schema is older than this binary.
+func CheckMigrated(ctx context.Context, q interface {
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+}) error {
+	var have int64
+	var exists bool
+	err := q.QueryRow(ctx, `SELECT to_regclass('forgewire.schema_migrations') IS NOT NULL`).Scan(&exists)
+	if err != nil {
+		return fmt.Errorf("look for the schema: %w", err)
+	}
+	if !exists {
+		return ErrNotMigrated
+	}
+	err = q.QueryRow(ctx, `SELECT coalesce(max(version_id), 0) FROM forgewire.schema_migrations WHERE is_applied`).Scan(&have)
+	if err != nil {
+		return fmt.Errorf("read the schema's version: %w", err)
+	}
+	if have < newest() {
+		return ErrNotMigrated
+	}
+	return nil
+}
+
+func provider(conn *sql.DB) (*goose.Provider, error) {
+	files, err := fs.Sub(migrations, "migrations")
+	if err != nil {
+		return nil, fmt.Errorf("open migrations: %w", err)
+	}
+	store, err := database.NewStore(goose.DialectPostgres, "forgewire.schema_migrations")
+	if err != nil {
+		return nil, fmt.Errorf("name the migrations table: %w", err)
+	}
+	locker, err := lock.NewPostgresSessionLocker()
+	if err != nil {
+		return nil, fmt.Errorf("make the migrations lock: %w", err)
+	}
+	p, err := goose.NewProvider(goose.DialectCustom, conn, files, goose.WithStore(store), goose.WithSessionLocker(locker))
+	if err != nil {
+		return nil, fmt.Errorf("read migrations: %w", err)
+	}
+	return p, nil
+}
+
+// newest is the version that the embedded migrations lead to.
+func newest() int64 {
+	files, _ := fs.Glob(migrations, "migrations/*.sql") // the pattern is constant
+	var v int64
+	for _, f := range files {
+		n, err := goose.NumericComponent(f)
+		if err == nil && n > v {
+			v = n
+		}
+	}
+	return v
+}

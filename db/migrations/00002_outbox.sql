@@ -1,0 +1,74 @@
+-- Publishing from SQL: forgewire.publish inserts into an outbox inside the caller's own transaction, and a
+-- replica moves what was committed from there to the log. See ARCHITECTURE.md, "Publish from SQL".
+
+-- +goose Up
+CREATE TABLE forgewire.outbox (
+    xid     xid8   NOT NULL DEFAULT pg_current_xact_id(), -- the transaction that published it
+    id      bigint NOT NULL GENERATED ALWAYS AS IDENTITY, -- the order inside the transaction
+    channel text   NOT NULL CONSTRAINT channel_is_1_to_255_printable_ascii CHECK (channel COLLATE "C" ~ '^[ -~]{1,255}$'),
+    data    text   NOT NULL CONSTRAINT data_is_at_most_1_mib CHECK (octet_length(data) <= 1048576),
+    PRIMARY KEY (xid, id)
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000);
+
+-- The drainer's flag: 2 awake, 1 asleep. A sequence, because setval is seen by everyone at once, whatever
+-- their isolation level and snapshot, and is not undone by a rollback.
+CREATE SEQUENCE forgewire.awake MINVALUE 1 MAXVALUE 2 START 1;
+
+-- Publishes data on the channel if and when the caller's transaction commits. It takes no lock that another
+-- publish wants and, while the drainer is awake, sends no notification: those serialise commits.
+-- The insert comes first: it gives the transaction an xid before the flag is read, and the drainer, once it
+-- has cleared the flag, waits for every xid that was handed out until then.
+-- +goose StatementBegin
+CREATE FUNCTION forgewire.publish(channel text, data jsonb) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    INSERT INTO forgewire.outbox (channel, data) VALUES (publish.channel, publish.data::text);
+    IF (SELECT last_value FROM forgewire.awake) = 1 THEN
+        PERFORM pg_notify('forgewire_bell', '');
+    END IF;
+END $$;
+-- +goose StatementEnd
+
+-- Takes from the outbox what has become visible since the snapshot `seen`, in the order of its transactions
+-- and their own, up to about max_bytes. A row that seen's owner could not see belongs to a transaction that
+-- was in progress then (xip) or began later (>= xmax), so no dead row of what was drained before is stepped
+-- over, however long somebody's snapshot holds vacuum back. Always returns at least one row, whose channel
+-- is NULL where there is nothing; `more` says that another call with the same snapshot has more to take.
+-- +goose StatementBegin
+CREATE FUNCTION forgewire.take(seen pg_snapshot, max_rows int, max_bytes bigint,
+    OUT at pg_snapshot, OUT more boolean, OUT channel text, OUT data text)
+RETURNS SETOF record LANGUAGE sql SET enable_seqscan = off SET enable_bitmapscan = off AS $$
+    WITH due AS MATERIALIZED (
+        (SELECT o.xid, o.id, octet_length(o.data) AS size FROM forgewire.outbox o
+          WHERE o.xid = ANY (ARRAY(SELECT pg_snapshot_xip(seen))) ORDER BY o.xid, o.id LIMIT max_rows)
+        UNION ALL
+        (SELECT o.xid, o.id, octet_length(o.data) FROM forgewire.outbox o
+          WHERE o.xid >= pg_snapshot_xmax(seen) ORDER BY o.xid, o.id LIMIT max_rows)
+    ), fit AS MATERIALIZED (
+        SELECT d.xid, d.id FROM (SELECT xid, id, sum(size) OVER w - size AS before, row_number() OVER w AS n
+                                   FROM due WINDOW w AS (ORDER BY xid, id)) d
+         WHERE d.before < max_bytes AND d.n <= max_rows
+    ), taken AS (
+        DELETE FROM forgewire.outbox o USING fit WHERE o.xid = fit.xid AND o.id = fit.id RETURNING o.xid, o.id, o.channel, o.data
+    )
+    SELECT pg_current_snapshot(), (SELECT count(*) FROM due) >= max_rows OR (SELECT count(*) FROM fit) < (SELECT count(*) FROM due),
+           t.channel, t.data
+      FROM (SELECT 1) AS one LEFT JOIN taken t ON true ORDER BY t.xid, t.id
+$$;
+-- +goose StatementEnd
+
+-- Lets a role publish, and nothing else: SELECT forgewire.allow_publish('app').
+-- +goose StatementBegin
+CREATE FUNCTION forgewire.allow_publish(role regrole) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    EXECUTE format('GRANT USAGE ON SCHEMA forgewire TO %s', role);
+    EXECUTE format('GRANT EXECUTE ON FUNCTION forgewire.publish(text, jsonb) TO %s', role);
+END $$;
+-- +goose StatementEnd
+
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA forgewire FROM PUBLIC;
+
+-- +goose Down
+DROP TABLE forgewire.outbox;
+DROP SEQUENCE forgewire.awake;
+DROP FUNCTION forgewire.publish, forgewire.take, forgewire.allow_publish;

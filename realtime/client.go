@@ -1,0 +1,199 @@
+package realtime
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/centrifugal/protocol"
+	"github.com/coder/websocket"
+	"github.com/google/uuid"
+)
+
+// client is one connection that speaks the Centrifuge protocol.
+type client struct {
+	id    string // fixed
+	node  *Node
+	shard *shard
+	out   *conn
+
+	// Owned by whoever handles a command: one at a time.
+	user string
+	info []byte // JSON, of the token
+
+	// Guarded by shard.mu.
+	connected bool
+	expires   time.Time // of the token; zero for never
+	subs      map[string]*subscription
+	staleAt   int // ticks
+	pingAt    int
+	pongBy    int // 0 while no pong is owed
+	first     []byte
+	rest      []byte
+
+	ponged atomic.Bool
+}
+
+func newClient(n *Node, out *conn) *client {
+	id := uuid.NewString()
+	return &client{id: id, node: n, shard: n.hub.shardFor(id), out: out, subs: map[string]*subscription{}}
+}
+
+// send hands a frame to the connection. A client that is too slow to take it is disconnected: it resumes
+// from its position, so it loses nothing, and nobody else waits.
+func (c *client) send(frame []byte) {
+	if errors.Is(c.out.send(frame, maxPending), errSlow) {
+		c.disconnect(disconnectSlow)
+	}
+}
+
+// reply sends the answer to a command, which may be large: the client asked for it.
+func (c *client) reply(r *protocol.Reply) { c.sendReply(replyFrame(r)) }
+
+func (c *client) sendReply(frame []byte) {
+	if errors.Is(c.out.send(frame, maxReply), errSlow) {
+		c.disconnect(disconnectSlow)
+	}
+}
+
+func (c *client) disconnect(d *Disconnect) {
+	if c.out.disconnect(d) {
+		c.node.stats.disconnects.add(d)
+	}
+}
+
+var buffers = sync.Pool{New: func() any { return new(bytes.Buffer) }}
+
+// read handles what the client sends until the connection ends. Its stack stays small: decoding, which
+// would grow it for good, runs on a goroutine of its own that lasts as long as the frame's commands, and
+// read waits for it, so that commands keep their order and a client that floods waits for itself.
+func (c *client) read(ctx context.Context, ws *websocket.Conn) {
+	done := make(chan *Disconnect)
+	for {
+		kind, r, err := ws.Reader(context.Background()) // no deadline: a timer a message costs more than the message
+		if err != nil {
+			return
+		}
+		b := buffers.Get().(*bytes.Buffer)
+		b.Reset()
+		if _, err = b.ReadFrom(r); err != nil {
+			return
+		}
+		if bytes.Equal(b.Bytes(), pong) {
+			c.ponged.Store(true)
+			buffers.Put(b)
+			continue
+		}
+		go func() { done <- c.handleFrame(ctx, kind, b.Bytes()) }()
+		d := <-done
+		if b.Cap() < 64<<10 {
+			buffers.Put(b)
+		}
+		if d != nil {
+			c.disconnect(d)
+		}
+	}
+}
+
+// pong is what the official clients answer a ping with.
+var pong = []byte("{}")
+
+// handleFrame runs the commands of one frame, one a line.
+func (c *client) handleFrame(ctx context.Context, kind websocket.MessageType, data []byte) (d *Disconnect) {
+	if kind != websocket.MessageText {
+		return badRequest("frames must be text")
+	}
+	if !validText(data) {
+		return badRequest("not valid UTF-8")
+	}
+	for more := true; more; {
+		var line []byte
+		line, data, more = bytes.Cut(data, []byte("\n"))
+		if len(bytes.TrimSpace(line)) == 0 {
+			continue
+		}
+		cmd, err := protocol.NewJSONCommandDecoder(line).Decode()
+		if err != nil && !errors.Is(err, io.EOF) || cmd == nil {
+			return badRequest("not a JSON command")
+		}
+		if d = c.handle(ctx, cmd); d != nil {
+			return d
+		}
+	}
+	return nil
+}
+
+// handle runs one command. The command's strings point into the read buffer: what outlives the command is
+// cloned.
+func (c *client) handle(ctx context.Context, cmd *protocol.Command) *Disconnect {
+	if cmd.Connect != nil {
+		return c.connect(cmd)
+	}
+	if !c.isConnected() {
+		return badRequest("the first command must be connect")
+	}
+	if cmd.Id == 0 && cmd.Send == nil {
+		if isPong(cmd) {
+			c.ponged.Store(true)
+			return nil
+		}
+		return badRequest("a command needs an id")
+	}
+	reply := &protocol.Reply{Id: cmd.Id}
+	var err error
+	switch {
+	case cmd.Subscribe != nil:
+		return c.subscribe(ctx, cmd)
+	case cmd.Unsubscribe != nil:
+		c.unsubscribe(cmd.Unsubscribe.Channel)
+		reply.Unsubscribe = &protocol.UnsubscribeResult{}
+	case cmd.Publish != nil:
+		reply.Publish, err = &protocol.PublishResult{}, c.publish(ctx, cmd.Publish)
+	case cmd.History != nil:
+		reply.History, err = c.history(ctx, cmd.History)
+	case cmd.Refresh != nil:
+		reply.Refresh, err = c.refresh(cmd.Refresh)
+	case cmd.Ping != nil:
+		reply.Ping = &protocol.PingResult{}
+	case cmd.Send != nil:
+		return disconnectNotAvailable
+	case cmd.Presence != nil, cmd.PresenceStats != nil, cmd.Rpc != nil, cmd.SubRefresh != nil:
+		err = ErrNotAvailable
+	default:
+		err = ErrMethodNotFound
+	}
+	if err != nil {
+		var d *Disconnect
+		if errors.As(err, &d) {
+			return d
+		}
+		reply = &protocol.Reply{Id: cmd.Id, Error: c.errorFor(err).reply()}
+	}
+	c.reply(reply)
+	return nil
+}
+
+func isPong(cmd *protocol.Command) bool {
+	return cmd.Connect == nil && cmd.Subscribe == nil && cmd.Unsubscribe == nil && cmd.Publish == nil && cmd.History == nil &&
+		cmd.Refresh == nil && cmd.Ping == nil && cmd.Presence == nil && cmd.PresenceStats == nil && cmd.Rpc == nil && cmd.SubRefresh == nil
+}
+
+// errorFor turns any error into one that a client may see.
+func (c *client) errorFor(err error) *Error {
+	var e *Error
+	if errors.As(err, &e) {
+		return e
+	}
+	c.node.logger.Warn("a client's command failed", "client", c.id, "error", err)
+	return ErrInternal
+}
+
+func (c *client) isConnected() bool {
+	c.shard.mu.Lock()
+	defer c.shard.mu.Unlock()
+	return c.connected
+}

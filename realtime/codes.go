@@ -1,0 +1,73 @@
+package realtime
+
+import "github.com/centrifugal/protocol"
+
+// Error answers a command or a call of the server API, with a code of the Centrifuge protocol.
+type Error struct {
+	Code      uint32 `json:"code"`
+	Message   string `json:"message"`
+	Temporary bool   `json:"-"` // the same may succeed later
+}
+
+func (e *Error) Error() string { return e.Message }
+
+func (e *Error) reply() *protocol.Error {
+	return &protocol.Error{Code: e.Code, Message: e.Message, Temporary: e.Temporary}
+}
+
+// With returns an error of e's code whose message says more.
+func (e *Error) With(why string) *Error {
+	return &Error{Code: e.Code, Message: e.Message + ": " + why, Temporary: e.Temporary}
+}
+
+// What a command can be answered with.
+var (
+	ErrInternal          = &Error{Code: 100, Message: "internal server error", Temporary: true}
+	ErrPermissionDenied  = &Error{Code: 103, Message: "permission denied"}
+	ErrMethodNotFound    = &Error{Code: 104, Message: "method not found"}
+	ErrAlreadySubscribed = &Error{Code: 105, Message: "already subscribed"}
+	ErrLimitExceeded     = &Error{Code: 106, Message: "limit exceeded"}
+	ErrBadRequest        = &Error{Code: 107, Message: "bad request"}
+	ErrNotAvailable      = &Error{Code: 108, Message: "not available"}
+	ErrTokenExpired      = &Error{Code: 109, Message: "token expired"}
+	ErrTooManyRequests   = &Error{Code: 111, Message: "too many requests", Temporary: true}
+	ErrUnrecoverable     = &Error{Code: 112, Message: "unrecoverable position"}
+)
+
+// Disconnect ends a connection with a code of the Centrifuge protocol: below 3500 the client reconnects.
+type Disconnect struct {
+	Code   uint16
+	Reason string // under 124 bytes, for a close frame
+}
+
+func (d *Disconnect) Error() string { return d.Reason }
+
+// Why the server ends a connection.
+var (
+	disconnectShutdown     = &Disconnect{3001, "shutdown"}
+	disconnectExpired      = &Disconnect{3005, "connection expired"}
+	disconnectSlow         = &Disconnect{3008, "slow"}
+	disconnectNoPong       = &Disconnect{3012, "no pong"}
+	disconnectInvalidToken = &Disconnect{3500, "invalid token"}
+	disconnectBadRequest   = &Disconnect{3501, "bad request"}
+	disconnectStale        = &Disconnect{3502, "stale"}
+	disconnectNotAvailable = &Disconnect{3508, "not available"}
+	// disconnectLimit is WebSocket's own "try again later" (RFC 6455 registry).
+	disconnectLimit = &Disconnect{1013, "connection limit"}
+)
+
+// with returns a disconnect of d's code whose reason says more.
+func (d *Disconnect) with(why string) *Disconnect {
+	return &Disconnect{d.Code, d.Reason + ": " + why}
+}
+
+// badRequest says what was wrong with what the client sent.
+func badRequest(why string) *Disconnect {
+	return disconnectBadRequest.with(why)
+}
+
+// Unsubscribe codes from 2500 on make the client subscribe again.
+const (
+	unsubscribeInsufficient       = 2500
+	unsubscribeInsufficientReason = "insufficient state"
+)

@@ -1,0 +1,141 @@
+package realtime
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/centrifugal/protocol"
+)
+
+func validText(data []byte) bool { return utf8.Valid(data) }
+
+// connect authenticates the connection.
+func (c *client) connect(cmd *protocol.Command) *Disconnect {
+	if cmd.Id == 0 {
+		return badRequest("a command needs an id")
+	}
+	if c.isConnected() {
+		return badRequest("connected already")
+	}
+	claims, err := c.authenticate(cmd.Connect.Token)
+	var d *Disconnect
+	if errors.As(err, &d) {
+		return d
+	}
+	if err != nil {
+		c.reply(&protocol.Reply{Id: cmd.Id, Error: c.errorFor(err).reply()})
+		return nil
+	}
+	c.user, c.info = claims.Subject, claims.Info
+	result := &protocol.ConnectResult{Client: c.id, Version: c.node.cfg.Version, Ping: pingInterval, Pong: true}
+	result.Expires, result.Ttl = c.accept(claims)
+	c.reply(&protocol.Reply{Id: cmd.Id, Connect: result})
+	return nil
+}
+
+// authenticate says who a token's client is. Without a token it is nobody, where that is allowed.
+func (c *client) authenticate(token string) (*Claims, error) {
+	if token == "" {
+		if c.node.cfg.AllowAnonymous {
+			return &Claims{}, nil
+		}
+		return nil, disconnectInvalidToken.with("a token is required")
+	}
+	claims, err := verifyToken(c.node.cfg.TokenSecret, strings.Clone(token))
+	if errors.Is(err, ErrTokenExpired) {
+		return nil, err
+	}
+	if err != nil {
+		c.node.logger.Info("a client's token was refused", "client", c.id, "error", err)
+		return nil, disconnectInvalidToken
+	}
+	return claims, nil
+}
+
+// accept marks the connection as good until its token ends, and returns what the client is told of that.
+func (c *client) accept(claims *Claims) (expires bool, ttl uint32) {
+	c.shard.mu.Lock()
+	defer c.shard.mu.Unlock()
+	c.connected = true
+	c.expires = time.Time{}
+	if claims.ExpiresAt == nil {
+		return false, 0
+	}
+	c.expires = claims.ExpiresAt.Time
+	return true, uint32(max(1, time.Until(c.expires).Seconds()))
+}
+
+// refresh takes a new token for the same user.
+func (c *client) refresh(req *protocol.RefreshRequest) (*protocol.RefreshResult, error) {
+	if req.Token == "" {
+		return nil, badRequest("refresh needs a token")
+	}
+	claims, err := c.authenticate(req.Token)
+	if err != nil {
+		return nil, err
+	}
+	if claims.Subject != c.user {
+		return nil, disconnectInvalidToken.with("another user's token")
+	}
+	r := &protocol.RefreshResult{Client: c.id, Version: c.node.cfg.Version}
+	r.Expires, r.Ttl = c.accept(claims)
+	return r, nil
+}
+
+// publish appends what the client sends, if it may.
+func (c *client) publish(ctx context.Context, req *protocol.PublishRequest) error {
+	channel := strings.Clone(req.Channel)
+	if why := checkChannel(channel); why != "" {
+		return ErrBadRequest.With(why)
+	}
+	o := c.node.cfg.Namespaces.of(channel)
+	if !o.AllowPublishForClient && (!o.AllowPublishForSubscriber || !c.isSubscribed(channel)) {
+		return ErrPermissionDenied
+	}
+	info := &Info{User: c.user, Client: c.id, ConnInfo: c.info}
+	_, err := c.node.Publish(ctx, Message{Channel: channel, Data: bytes.Clone(req.Data), Meta: Meta{Info: info}})
+	return err
+}
+
+// history pages through a channel's past. Who may follow the channel may read it.
+func (c *client) history(ctx context.Context, req *protocol.HistoryRequest) (*protocol.HistoryResult, error) {
+	channel := strings.Clone(req.Channel)
+	if why := checkChannel(channel); why != "" {
+		return nil, ErrBadRequest.With(why)
+	}
+	if !c.isSubscribed(channel) {
+		return nil, ErrPermissionDenied
+	}
+	f := HistoryFilter{Limit: int(req.Limit), Reverse: req.Reverse}
+	if req.Since != nil {
+		f.Since = &Position{Offset: req.Since.Offset, Epoch: strings.Clone(req.Since.Epoch)}
+	}
+	h, err := c.node.log.History(ctx, channel, f)
+	if err != nil {
+		return nil, err
+	}
+	r := &protocol.HistoryResult{Epoch: h.Position.Epoch, Offset: h.Position.Offset}
+	for i := range h.Messages {
+		r.Publications = append(r.Publications, h.Messages[i].publication())
+	}
+	return r, nil
+}
+
+func (c *client) isSubscribed(channel string) bool {
+	c.shard.mu.Lock()
+	defer c.shard.mu.Unlock()
+	sub := c.subs[channel]
+	return sub != nil && sub.live
+}
+
+func (c *client) unsubscribe(channel string) {
+	c.shard.mu.Lock()
+	defer c.shard.mu.Unlock()
+	if sub := c.subs[channel]; sub != nil {
+		c.shard.unsubscribe(sub)
+	}
+}

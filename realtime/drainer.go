@@ -1,0 +1,282 @@
+package realtime
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// How the drainer looks for what was published from SQL.
+const (
+	lookEvery      = 3 * time.Millisecond // while awake
+	emptyLooks     = 10                   // in a row, then it goes to sleep
+	maxDoze        = time.Second          // between looks while an old transaction keeps it from sleeping
+	drainRows      = 2000
+	drainBytes     = 4 << 20
+	lockRetry      = time.Second // another replica drains: it may die
+	drainTimeout   = 30 * time.Second
+	nothingSeen    = "3:3:" // a snapshot that saw nothing
+	advisorySpace  = 1181444979
+	advisoryDrain  = 2
+	flagAsleep     = 1
+	flagAwake      = 2
+	drainErrorWait = 2 * time.Second
+)
+
+// drainer moves what was published from SQL out of the outbox into the log. Every replica has one; an
+// advisory lock lets one of them work. Asleep it runs no query: a publish rings the bell. Awake it looks
+// every few milliseconds and the bell stays silent, since a NOTIFY makes commits wait for each other.
+type drainer struct {
+	url    string // must reach the server itself: the lock belongs to the session
+	logger *slog.Logger
+	rung   chan struct{} // capacity 1: rung since the drainer last began a look
+
+	// Owned by run.
+	conn *pgx.Conn
+	seen string // the snapshot up to which everything was drained
+}
+
+func newDrainer(url string, logger *slog.Logger) *drainer {
+	return &drainer{url: url, logger: logger, rung: make(chan struct{}, 1), seen: nothingSeen}
+}
+
+// ring wakes the drainer. It never blocks.
+func (d *drainer) ring() {
+	select {
+	case d.rung <- struct{}{}:
+	default:
+	}
+}
+
+func (d *drainer) run(ctx context.Context) error {
+	defer d.disconnect()
+	for {
+		select {
+		case <-d.rung:
+		case <-ctx.Done():
+			return nil
+		}
+		for {
+			err := d.awake(ctx)
+			if ctx.Err() != nil {
+				return nil
+			}
+			if err == nil {
+				break
+			}
+			d.logger.Warn("moving what was published from SQL to the log failed, trying again", "error", err)
+			d.disconnect()
+			if !pause(ctx, drainErrorWait) {
+				return nil
+			}
+		}
+	}
+}
+
+// disconnect also forgets what was seen: whatever went wrong may have taken the database back.
+func (d *drainer) disconnect() {
+	if d.conn != nil {
+		closeConn(d.conn)
+		d.conn = nil
+	}
+	d.seen = nothingSeen
+}
+
+// awake returns when the outbox is empty and whoever publishes next will ring, or when another replica
+// works or has gone to sleep.
+func (d *drainer) awake(ctx context.Context) error {
+	if d.conn == nil {
+		c, err := connect(ctx, d.url, "forgewire drain")
+		if err != nil {
+			return err
+		}
+		d.conn = c
+	}
+	settled, err := d.takeLock(ctx)
+	if err != nil {
+		return err
+	}
+	if err := d.work(ctx, settled); err != nil {
+		return err // the session ends, and the lock with it
+	}
+	return d.query(ctx, func(ctx context.Context) error {
+		if _, err := d.conn.Exec(ctx, "SELECT pg_advisory_unlock($1, $2)", advisorySpace, advisoryDrain); err != nil {
+			return fmt.Errorf("release the drain lock: %w", err)
+		}
+		return nil
+	})
+}
+
+// takeLock waits until this replica is the one that drains. It reports whether another one drained in the
+// meantime and has cleared the flag, so that all that is left is to make sure that it did not die too early.
+func (d *drainer) takeLock(ctx context.Context) (settled bool, err error) {
+	for wait := 20 * time.Millisecond; ; wait = min(2*wait, lockRetry) {
+		var mine, up bool
+		err := d.query(ctx, func(ctx context.Context) error {
+			return d.conn.QueryRow(ctx, "SELECT pg_try_advisory_lock($1, $2), last_value = $3 FROM forgewire.awake",
+				advisorySpace, advisoryDrain, flagAwake).Scan(&mine, &up)
+		})
+		if err != nil {
+			return false, fmt.Errorf("take the drain lock: %w", err)
+		}
+		if mine {
+			return settled && !up, nil
+		}
+		// The holder hears our bell too. It may die: then nobody would ring, as the flag says awake.
+		settled = true
+		if !pause(ctx, wait) {
+			return false, ctx.Err()
+		}
+	}
+}
+
+// work drains until it may sleep.
+func (d *drainer) work(ctx context.Context, settled bool) error {
+	for ; ; settled = false {
+		if settled {
+			if asleep, err := d.fallAsleep(ctx); asleep || err != nil {
+				return err
+			}
+		}
+		if err := d.setFlag(ctx, flagAwake); err != nil {
+			return err
+		}
+		for empty := 0; empty < emptyLooks; empty++ {
+			n, err := d.drainAll(ctx)
+			if err != nil {
+				return err
+			}
+			if n > 0 {
+				empty = 0
+			}
+			if !pause(ctx, lookEvery) {
+				return ctx.Err()
+			}
+		}
+		asleep, err := d.fallAsleep(ctx)
+		if asleep || err != nil {
+			return err
+		}
+	}
+}
+
+// fallAsleep clears the flag: from here on every publish rings. Those that read it before hold an xid below
+// the horizon; it goes on looking until all of them have ended. A transaction that stays open for an hour
+// keeps the looks going, so they become rare. It returns false if there is work again.
+func (d *drainer) fallAsleep(ctx context.Context) (bool, error) {
+	if err := d.setFlag(ctx, flagAsleep); err != nil {
+		return false, err
+	}
+	var horizon, oldest int64
+	err := d.query(ctx, func(ctx context.Context) error {
+		return d.conn.QueryRow(ctx, "SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint").Scan(&horizon)
+	})
+	if err != nil {
+		return false, fmt.Errorf("read the horizon: %w", err)
+	}
+	for wait := time.Millisecond; ; wait = min(2*wait, maxDoze) {
+		select { // a bell heard before this look needs no other answer
+		case <-d.rung:
+		default:
+		}
+		err := d.query(ctx, func(ctx context.Context) error {
+			return d.conn.QueryRow(ctx, "SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint").Scan(&oldest)
+		})
+		if err != nil {
+			return false, fmt.Errorf("read the oldest transaction: %w", err)
+		}
+		n, err := d.drainAll(ctx)
+		if err != nil {
+			return false, err
+		}
+		if oldest >= horizon {
+			return true, nil
+		}
+		if n > 0 && wait > lookEvery {
+			return false, nil
+		}
+		select {
+		case <-time.After(wait):
+		case <-d.rung:
+			return false, nil
+		case <-ctx.Done():
+			return false, ctx.Err()
+		}
+	}
+}
+
+func (d *drainer) setFlag(ctx context.Context, flag int) error {
+	return d.query(ctx, func(ctx context.Context) error {
+		if _, err := d.conn.Exec(ctx, "SELECT setval('forgewire.awake', $1)", flag); err != nil {
+			return fmt.Errorf("set the drainer's flag: %w", err)
+		}
+		return nil
+	})
+}
+
+// drainAll drains until nothing is left that it can see, and returns how many messages it moved.
+func (d *drainer) drainAll(ctx context.Context) (total int, err error) {
+	for more := true; more; {
+		var n int
+		err = d.query(ctx, func(ctx context.Context) error {
+			return pgx.BeginFunc(ctx, d.conn, func(tx pgx.Tx) (err error) {
+				n, more, err = d.drain(ctx, tx)
+				return err
+			})
+		})
+		if err != nil {
+			return total, fmt.Errorf("drain the outbox: %w", err)
+		}
+		total += n
+	}
+	return total, nil
+}
+
+// drain moves one batch inside tx: a row leaves the outbox and enters the log in one commit.
+func (d *drainer) drain(ctx context.Context, tx pgx.Tx) (n int, more bool, err error) {
+	var at string
+	var messages []Message
+	rows, err := tx.Query(ctx, "SELECT at::text, more, channel, data FROM forgewire.take($1::text::pg_snapshot, $2, $3)", d.seen, drainRows, drainBytes)
+	if err != nil {
+		return 0, false, err
+	}
+	var channel, data *string
+	_, err = pgx.ForEachRow(rows, []any{&at, &more, &channel, &data}, func() error {
+		if channel != nil {
+			messages = append(messages, Message{Channel: *channel, Data: []byte(*data)})
+		}
+		return nil
+	})
+	if err != nil {
+		return 0, false, err
+	}
+	if !more {
+		// If the commit fails, disconnect forgets it again.
+		d.seen = at
+	}
+	if len(messages) == 0 {
+		return 0, more, nil
+	}
+	return len(messages), more, appendTo(ctx, tx, messages)
+}
+
+func (d *drainer) query(ctx context.Context, f func(ctx context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, drainTimeout)
+	defer cancel()
+	return f(ctx)
+}
+
+// pause waits, and returns false if ctx ended first.
+func pause(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}

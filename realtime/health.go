@@ -1,0 +1,110 @@
+package realtime
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+// A round trip younger than roundTripGood answers for the present; a new one may take roundTripTimeout.
+const (
+	roundTripGood    = 3 * time.Second
+	roundTripTimeout = 2 * time.Second
+)
+
+var errNoEcho = errors.New("a NOTIFY sent through DATABASE_URL did not arrive on LISTEN_DATABASE_URL within 2 s: " +
+	"usually LISTEN_DATABASE_URL leads through a pooler in transaction mode, or to another database; give it the direct URL")
+
+// health knows whether this replica can serve: whether a notification sent through the pool comes back
+// through the listener. It is safe for concurrent use.
+type health struct {
+	pool  *pgxpool.Pool
+	nonce string // tells our probes from other replicas'
+
+	probing sync.Mutex // one probe at a time; the others take its result
+
+	mu     sync.Mutex
+	down   error     // why the listener is not connected; nil when it is
+	good   time.Time // of the last round trip
+	probes uint64
+	wait   map[string]chan struct{}
+}
+
+func newHealth(pool *pgxpool.Pool) *health {
+	return &health{pool: pool, nonce: uuid.NewString(), down: errors.New("not connected to the database yet"), wait: map[string]chan struct{}{}}
+}
+
+func (h *health) connected() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.down, h.good = nil, time.Time{}
+}
+
+func (h *health) disconnected(why error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.down = why
+}
+
+// echo is called for each probe that arrives, also other replicas'.
+func (h *health) echo(nonce string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if c, ok := h.wait[nonce]; ok {
+		delete(h.wait, nonce)
+		close(c)
+	}
+}
+
+// check returns nil if a notification sent through the pool came back just now, else why not.
+func (h *health) check(ctx context.Context) error {
+	if done, err := h.known(); done {
+		return err
+	}
+	h.probing.Lock()
+	defer h.probing.Unlock()
+	if done, err := h.known(); done {
+		return err
+	}
+	return h.probe(ctx)
+}
+
+func (h *health) known() (bool, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.down != nil || time.Since(h.good) < roundTripGood, h.down
+}
+
+func (h *health) probe(ctx context.Context) error {
+	h.mu.Lock()
+	h.probes++
+	nonce := h.nonce + "-" + strconv.FormatUint(h.probes, 10)
+	arrived := make(chan struct{})
+	h.wait[nonce] = arrived
+	h.mu.Unlock()
+	defer func() {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		delete(h.wait, nonce)
+	}()
+	ctx, cancel := context.WithTimeout(ctx, roundTripTimeout)
+	defer cancel()
+	if _, err := h.pool.Exec(ctx, "SELECT pg_notify($1, $2)", notifyLog, "p "+nonce); err != nil {
+		return fmt.Errorf("send a probe through the pool: %w", err)
+	}
+	select {
+	case <-arrived:
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.good = time.Now()
+		return nil
+	case <-ctx.Done():
+		return errNoEcho
+	}
+}

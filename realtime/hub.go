@@ -1,0 +1,136 @@
+package realtime
+
+import (
+	"context"
+	"hash/maphash"
+	"runtime"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sync/errgroup"
+)
+
+// hub knows this replica's clients and hands them what the follower found. Clients are spread over shards,
+// so that a channel with many subscribers uses every core; each shard hands on in the order of the log.
+type hub struct {
+	shards []*shard
+	seed   maphash.Seed
+	count  atomic.Int64 // connections
+}
+
+func newHub() *hub {
+	h := &hub{seed: maphash.MakeSeed()}
+	for range 2 * runtime.GOMAXPROCS(0) {
+		h.shards = append(h.shards, newShard())
+	}
+	return h
+}
+
+func (h *hub) run(ctx context.Context) error {
+	var g errgroup.Group
+	for _, s := range h.shards {
+		g.Go(func() error { return s.run(ctx) })
+	}
+	return g.Wait()
+}
+
+// shardFor chooses by the connection's id.
+func (h *hub) shardFor(id string) *shard {
+	return h.shards[maphash.String(h.seed, id)%uint64(len(h.shards))]
+}
+
+// A burst is what one notification brought for one channel. Its frame is built once, for everybody, by the
+// first shard that has a subscriber.
+type burst struct {
+	channel  string
+	messages []*Message
+	size     int    // of their data, in bytes
+	last     uint64 // the newest one's offset
+	once     sync.Once
+	shared   []byte
+}
+
+func (b *burst) frame() []byte {
+	b.once.Do(func() { b.shared = pushFrame(b.channel, b.messages) })
+	return b.shared
+}
+
+// frameAfter is the frame for a subscriber that has everything up to offset.
+func (b *burst) frameAfter(offset uint64) []byte {
+	if offset < b.messages[0].Offset {
+		return b.frame()
+	}
+	for i, m := range b.messages {
+		if m.Offset > offset {
+			return pushFrame(b.channel, b.messages[i:])
+		}
+	}
+	return nil
+}
+
+// deliver implements audience. It waits while a shard is so far behind that its queue is full: then the
+// listener reads no further, and Postgres keeps what comes.
+func (h *hub) deliver(messages []Message) {
+	var bursts []*burst
+	byChannel := make(map[string]*burst, 1)
+	for i := range messages {
+		m := &messages[i]
+		b := byChannel[m.Channel]
+		if b == nil {
+			b = &burst{channel: m.Channel}
+			byChannel[m.Channel] = b
+			bursts = append(bursts, b)
+		}
+		b.messages = append(b.messages, m)
+		b.size += len(m.Data)
+		b.last = m.Offset
+	}
+	h.tell(event{bursts: bursts, at: messages[len(messages)-1].Offset})
+}
+
+func (h *hub) lost(survived, at uint64) {
+	h.tell(event{lost: true, at: survived})
+}
+
+func (h *hub) reset(at Position) {
+	h.tell(event{reset: true, at: at.Offset, epoch: at.Epoch})
+}
+
+func (h *hub) tell(e event) {
+	for _, s := range h.shards {
+		s.events <- e
+	}
+}
+
+// channels counts the subscribers of each channel on this replica.
+func (h *hub) channels() map[string]int {
+	n := map[string]int{}
+	for _, s := range h.shards {
+		s.mu.Lock()
+		for name, c := range s.channels {
+			n[name] += len(c.subs)
+		}
+		s.mu.Unlock()
+	}
+	return n
+}
+
+// position is how far the log was handed on, as the first shard sees it.
+func (h *hub) position() Position {
+	s := h.shards[0]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return Position{Offset: s.at, Epoch: s.epoch}
+}
+
+// all returns every client of now.
+func (h *hub) all() (all []*client) {
+	for _, s := range h.shards {
+		s.mu.Lock()
+		for c := range s.clients {
+			all = append(all, c)
+		}
+		s.mu.Unlock()
+	}
+	return all
+}

@@ -1,0 +1,187 @@
+package realtime
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"forgewire/db"
+)
+
+// Deadlines of the listener's connection. A dead one is noticed by pings, not by TCP's patience.
+const (
+	connectTimeout = 5 * time.Second
+	readTimeout    = 10 * time.Second // one look into the log
+	pingAfter      = 5 * time.Second  // of silence
+	pingTimeout    = 5 * time.Second
+	minBackoff     = 50 * time.Millisecond
+	maxBackoff     = 5 * time.Second
+)
+
+// The NOTIFY channels. Routing by our own channels is the hub's: subscribing never touches Postgres.
+const (
+	notifyLog  = "forgewire"
+	notifyBell = "forgewire_bell"
+)
+
+// listener owns the one connection through which everything reaches this replica, also what it published
+// itself, so that every client everywhere sees one order.
+type listener struct {
+	url      string // must reach the server itself: a pooler in transaction mode swallows LISTEN
+	logger   *slog.Logger
+	follower *follower
+	health   *health
+	bell     func() // somebody published from SQL, or may have while we were away
+	conn     *pgx.Conn
+}
+
+// run listens until ctx ends, reconnecting for ever.
+func (l *listener) run(ctx context.Context) error {
+	for backoff := minBackoff; ; backoff = min(2*backoff, maxBackoff) {
+		connected, err := l.session(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		l.health.disconnected(err)
+		l.logger.Warn("the connection that listens to the database is lost, reconnecting", "error", err)
+		if connected {
+			backoff = minBackoff
+		}
+		select {
+		case <-time.After(backoff/2 + rand.N(backoff)):
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// session connects, listens, catches up and then follows until something fails. It reports whether it got
+// as far as following.
+func (l *listener) session(ctx context.Context) (connected bool, err error) {
+	l.conn, err = connect(ctx, l.url, "forgewire listen")
+	if err != nil {
+		return false, err
+	}
+	defer closeConn(l.conn)
+	setup, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
+	if err = db.CheckMigrated(setup, l.conn); err != nil {
+		return false, err
+	}
+	// First LISTEN, then read: what is committed between the two comes twice, never not at all.
+	if _, err = l.conn.Exec(setup, "LISTEN "+notifyLog+"; LISTEN "+notifyBell); err != nil {
+		return false, fmt.Errorf("listen: %w", err)
+	}
+	if err = l.follower.resume(setup); err != nil {
+		return false, err
+	}
+	l.health.connected()
+	l.bell()
+	return true, l.follow(ctx)
+}
+
+// follow handles notifications until the connection fails. The window's context is shared by all that
+// arrive in it, so a busy connection pays for no timer each.
+func (l *listener) follow(ctx context.Context) error {
+	for {
+		window, cancel := context.WithTimeout(ctx, pingAfter)
+		heard := false
+		var err error
+		for err == nil {
+			if err = l.next(window, ctx); err == nil {
+				heard = true
+			}
+		}
+		expired := window.Err() != nil && ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded)
+		cancel()
+		if !expired {
+			return err
+		}
+		if heard {
+			continue
+		}
+		ping, cancel := context.WithTimeout(ctx, pingTimeout)
+		err = l.conn.Ping(ping)
+		cancel()
+		if err != nil {
+			return fmt.Errorf("ping: %w", err)
+		}
+	}
+}
+
+// next waits, as long as window lasts, for a notification and handles it.
+func (l *listener) next(window, ctx context.Context) error {
+	n, err := l.conn.WaitForNotification(window)
+	if err != nil {
+		return fmt.Errorf("wait for a notification: %w", err)
+	}
+	if n.Channel == notifyBell {
+		l.bell()
+		return nil
+	}
+	if nonce, ok := strings.CutPrefix(n.Payload, "p "); ok {
+		l.health.echo(nonce)
+		return nil
+	}
+	read, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
+	parsed, err := parseNotification(n.Payload)
+	if err != nil {
+		l.logger.Warn("a notification that the log did not send was ignored", "error", err)
+		return l.follower.resume(read)
+	}
+	return l.follower.notified(read, parsed)
+}
+
+// state and read make the listener its follower's logReader: on its own connection, so that catching up
+// waits for nobody.
+func (l *listener) state(ctx context.Context, at uint64) (logState, error) {
+	return readState(ctx, l.conn, at)
+}
+
+func (l *listener) read(ctx context.Context, after, before uint64) ([]Message, error) {
+	return readRange(ctx, l.conn, after, before)
+}
+
+// connect opens a connection outside the pool, to a server that takes writes. The server notices within
+// half a minute when we are gone, and lets go of our locks.
+func connect(ctx context.Context, url, name string) (*pgx.Conn, error) {
+	pc, err := pgxpool.ParseConfig(url) // it knows the pool's own parameters, which the server does not
+	if err != nil {
+		return nil, errors.New("the listener's database URL is not valid") // pgx's error would quote it
+	}
+	cfg := pc.ConnConfig
+	cfg.ConnectTimeout = connectTimeout
+	cfg.RuntimeParams["application_name"] = name
+	ctx, cancel := context.WithTimeout(ctx, 2*connectTimeout)
+	defer cancel()
+	conn, err := pgx.ConnectConfig(ctx, cfg)
+	if err != nil {
+		return nil, fmt.Errorf("connect to the database: %w", err)
+	}
+	var standby bool
+	err = conn.QueryRow(ctx, `SELECT pg_is_in_recovery(), set_config('tcp_keepalives_idle', '10', false),
+		set_config('tcp_keepalives_interval', '5', false), set_config('tcp_keepalives_count', '4', false)`).Scan(&standby, nil, nil, nil)
+	if err == nil && standby {
+		err = errors.New("the server is a standby, which can neither LISTEN nor take writes")
+	}
+	if err != nil {
+		closeConn(conn)
+		return nil, fmt.Errorf("prepare the connection: %w", err)
+	}
+	return conn, nil
+}
+
+// closeConn says goodbye to the server, but not for long.
+func closeConn(c *pgx.Conn) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	_ = c.Close(ctx) // it may be dead; nothing is left to lose
+}

@@ -1,0 +1,22 @@
+package realtime
+
+import (
+	"os"
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"forgewire/db/dbtest"
+)
+
+func TestMain(m *testing.M) {
+	code := dbtest.Main(m)
+	if code == 0 {
+		// The devstack's own goroutine waits for its server; everything of ours must be gone.
+		if err := goleak.Find(); err != nil {
+			println(err.Error())
+			code = 1
+		}
+	}
+	os.Exit(code)
+}

@@ -1,0 +1,260 @@
+package realtime
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/coder/websocket"
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"golang.org/x/sync/errgroup"
+)
+
+// maintainEvery is how often a replica that sees messages makes partitions and retires old ones.
+const maintainEvery = time.Minute
+
+// Config says how a Node works. All of it is fixed once New has it.
+type Config struct {
+	Pool      *pgxpool.Pool
+	ListenURL string // the server itself, not a pooler in transaction mode
+	Logger    *slog.Logger
+	Version   string // told to clients
+
+	TokenSecret         string // HMAC; "" accepts no token
+	AllowAnonymous      bool
+	AllowedOrigins      []string // host patterns beside the request's own host
+	Namespaces          *Namespaces
+	MaxConnections      int
+	MaxPublicationBytes int
+	RetentionAge        time.Duration
+	RetentionBytes      int64
+	ShutdownTimeout     time.Duration // in which all clients are told to reconnect elsewhere
+}
+
+// Node is one replica's realtime half: everything from the log to the sockets.
+type Node struct {
+	cfg       Config
+	logger    *slog.Logger
+	log       *Log
+	publisher *publisher
+	hub       *hub
+	health    *health
+	listener  *listener
+	drainer   *drainer
+	stats     stats
+	id        string
+	started   time.Time
+
+	life    context.Context // of the connections: ends after they were told to go
+	endLife context.CancelFunc
+	clients sync.WaitGroup
+
+	accepting sync.RWMutex  // held while a connection is counted, so that none is after draining
+	draining  chan struct{} // closed when no connection is accepted any more
+}
+
+// New makes a Node; Run starts it.
+func New(cfg Config) (*Node, error) {
+	if cfg.Pool == nil || cfg.Logger == nil || cfg.Namespaces == nil {
+		return nil, errors.New("realtime: Pool, Logger and Namespaces are required")
+	}
+	if cfg.MaxConnections <= 0 || cfg.MaxPublicationBytes <= 0 || cfg.RetentionAge <= 0 || cfg.RetentionBytes <= 0 || cfg.ShutdownTimeout <= 0 {
+		return nil, errors.New("realtime: every limit must be positive")
+	}
+	n := &Node{cfg: cfg, logger: cfg.Logger, log: NewLog(cfg.Pool), hub: newHub(), health: newHealth(cfg.Pool),
+		id: uuid.NewString(), started: time.Now(), draining: make(chan struct{})}
+	n.publisher = newPublisher(n.log)
+	n.drainer = newDrainer(cfg.ListenURL, n.logger)
+	n.listener = &listener{url: cfg.ListenURL, logger: n.logger, health: n.health, bell: n.drainer.ring}
+	n.listener.follower = &follower{log: n.listener, out: n.hub}
+	n.life, n.endLife = context.WithCancel(context.Background())
+	return n, nil
+}
+
+// Run works until ctx ends, and then stops in order: no new connection, every client told to reconnect, the
+// publisher emptied, the listener gone. It returns when nothing is left running.
+func (n *Node) Run(ctx context.Context) error {
+	feed, stopFeed := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopFeed()
+	hub, stopHub := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopHub()
+	var shards, feeds errgroup.Group
+	shards.Go(func() error { return n.hub.run(hub) })
+	feeds.Go(func() error { return n.listener.run(feed) })
+	feeds.Go(func() error { return n.drainer.run(feed) })
+	feeds.Go(func() error { return n.publisher.run(feed) })
+	feeds.Go(func() error { return n.maintain(feed) })
+
+	<-ctx.Done()
+	n.accepting.Lock()
+	close(n.draining)
+	n.accepting.Unlock()
+	n.dismiss()
+	stopFeed()
+	err := feeds.Wait()
+	stopHub()
+	n.endLife()
+	n.clients.Wait()
+	return errors.Join(err, shards.Wait())
+}
+
+// dismiss tells every client to reconnect, spread over half of the grace so that they do not all arrive
+// elsewhere at once, and waits until they are gone or the grace is nearly over.
+func (n *Node) dismiss() {
+	clients := n.hub.all()
+	if len(clients) == 0 {
+		return
+	}
+	spread := min(n.cfg.ShutdownTimeout/2, time.Duration(len(clients))*time.Millisecond)
+	start := time.Now()
+	for i, c := range clients {
+		if ahead := time.Until(start.Add(spread * time.Duration(i) / time.Duration(len(clients)))); ahead > time.Millisecond {
+			time.Sleep(ahead) // bounded by spread; nothing can cut the grace short
+		}
+		c.disconnect(disconnectShutdown)
+	}
+	gone := make(chan struct{})
+	go func() { n.clients.Wait(); close(gone) }()
+	select {
+	case <-gone:
+	case <-time.After(n.cfg.ShutdownTimeout/4 + time.Millisecond):
+		for _, c := range n.hub.all() {
+			_ = c.out.Conn.Close() // it does not answer our close frame
+		}
+		<-gone
+	}
+}
+
+// maintain keeps the log's partitions in order, but only while messages come: an idle replica runs no query.
+func (n *Node) maintain(ctx context.Context) error {
+	ticker := time.NewTicker(maintainEvery)
+	defer ticker.Stop()
+	var seen uint64
+	for {
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return nil
+		}
+		at := n.hub.position().Offset
+		if at == seen {
+			continue
+		}
+		c, cancel := context.WithTimeout(ctx, maintainEvery/2)
+		err := n.log.Maintain(c, time.Now(), n.cfg.RetentionAge, n.cfg.RetentionBytes)
+		cancel()
+		if err != nil {
+			n.logger.Warn("the log's maintenance failed, trying again in a minute", "error", err)
+			continue
+		}
+		seen = at
+	}
+}
+
+// Ready returns nil if a notification that was sent through the pool just now came back through the
+// listener, else why this replica cannot serve.
+func (n *Node) Ready(ctx context.Context) error {
+	select {
+	case <-n.draining:
+		return errors.New("shutting down")
+	default:
+		return n.health.check(ctx)
+	}
+}
+
+// Check says what is wrong with a message, as an *Error, or nil. It removes white space from its data.
+func (n *Node) Check(m *Message) error { return check(m, n.cfg.MaxPublicationBytes) }
+
+// Publish appends messages in one transaction, in order, and returns them with their offsets. What is wrong
+// with a message is an *Error, and nothing is published. After any other error nobody knows whether it was.
+func (n *Node) Publish(ctx context.Context, messages ...Message) ([]Message, error) {
+	for i := range messages {
+		if err := n.Check(&messages[i]); err != nil {
+			return nil, err
+		}
+	}
+	return n.publisher.Publish(ctx, messages...)
+}
+
+// History reads a channel's past.
+func (n *Node) History(ctx context.Context, channel string, f HistoryFilter) (History, error) {
+	if why := checkChannel(channel); why != "" {
+		return History{}, ErrBadRequest.With(why)
+	}
+	return n.log.History(ctx, channel, f)
+}
+
+// Epoch is the log's; "" until it was reached for the first time.
+func (n *Node) Epoch() string { return n.hub.position().Epoch }
+
+// Channels counts the subscribers of each channel on this replica.
+func (n *Node) Channels() map[string]int { return n.hub.channels() }
+
+// enter counts a connection in, unless this replica is shutting down.
+func (n *Node) enter() bool {
+	n.accepting.RLock()
+	defer n.accepting.RUnlock()
+	select {
+	case <-n.draining:
+		return false
+	default:
+		n.clients.Add(1)
+		return true
+	}
+}
+
+// NodeInfo describes a replica at one moment.
+type NodeInfo struct {
+	ID                string // unique to this run of the process
+	Clients, Channels int
+	Uptime            time.Duration
+}
+
+// Info describes this replica now.
+func (n *Node) Info() NodeInfo {
+	return NodeInfo{ID: n.id, Clients: int(n.hub.count.Load()), Channels: len(n.hub.channels()), Uptime: time.Since(n.started)}
+}
+
+// ServeWebSocket accepts a connection that speaks the Centrifuge protocol. It returns after the handshake:
+// the handler's goroutine, with its grown stack, ends and a small one stays.
+func (n *Node) ServeWebSocket(w http.ResponseWriter, r *http.Request) {
+	if !n.enter() {
+		w.Header().Set("Retry-After", "1")
+		http.Error(w, "shutting down", http.StatusServiceUnavailable)
+		return
+	}
+	handed := false
+	defer func() {
+		if !handed {
+			n.clients.Done()
+		}
+	}()
+	hj := &hijacker{ResponseWriter: w}
+	ws, err := websocket.Accept(hj, r, &websocket.AcceptOptions{
+		OriginPatterns:  n.cfg.AllowedOrigins,
+		CompressionMode: websocket.CompressionDisabled,
+	})
+	if err != nil {
+		n.logger.DebugContext(r.Context(), "a WebSocket handshake was refused", "error", err)
+		return
+	}
+	// What carries a publication of the largest size, and its channel, fits; more closes with 1009.
+	ws.SetReadLimit(int64(n.cfg.MaxPublicationBytes) + 4096)
+	c := newClient(n, hj.conn)
+	if n.hub.count.Add(1) > int64(n.cfg.MaxConnections) {
+		c.disconnect(disconnectLimit)
+	}
+	c.shard.add(c)
+	handed = true
+	go func() {
+		defer n.clients.Done()
+		defer n.hub.count.Add(-1)
+		defer ws.CloseNow() //nolint:errcheck // the connection is over
+		defer c.shard.remove(c)
+		c.read(n.life, ws)
+	}()
+}

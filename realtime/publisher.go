@@ -1,0 +1,143 @@
+package realtime
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// Bounds of the publisher. A flush is one transaction; what arrives meanwhile waits for the next.
+const (
+	maxFlushMessages = 1000
+	maxFlushBytes    = 4 << 20
+	maxWaiting       = 8192            // publishes that may wait; one more gets ErrTooManyRequests
+	flushTimeout     = 5 * time.Second // then the callers get an error, and nobody knows if it was published
+)
+
+// errClosed says that this replica is shutting down: nothing was published.
+var errClosed = ErrInternal.With("the server is shutting down")
+
+// publisher appends what callers publish, in group commits: one flush at a time takes whatever arrived
+// while the last one was under way. There is no timer: an idle publish leaves at once, a busy one shares.
+type publisher struct {
+	log     *Log
+	waiting chan *publish
+	closed  chan struct{} // closed when run has returned
+}
+
+// A publish is one caller's messages; they are appended together and stay in order.
+type publish struct {
+	ctx      context.Context // the caller's: one that gave up before the flush is left out
+	messages []Message
+	done     chan error // buffered: the flush never waits for a caller
+}
+
+func newPublisher(log *Log) *publisher {
+	return &publisher{log: log, waiting: make(chan *publish, maxWaiting), closed: make(chan struct{})}
+}
+
+// Publish appends messages in one transaction and sets their offsets. After an error other than ErrTooManyRequests
+// and errClosed the messages may have been published or not.
+func (p *publisher) Publish(ctx context.Context, messages ...Message) ([]Message, error) {
+	w := &publish{ctx: ctx, messages: messages, done: make(chan error, 1)}
+	select {
+	case <-p.closed:
+		return nil, errClosed
+	default:
+	}
+	select {
+	case p.waiting <- w:
+	default:
+		return nil, ErrTooManyRequests.With("too many publishes are waiting")
+	}
+	select {
+	case err := <-w.done:
+		return messages, err
+	case <-ctx.Done():
+		return nil, fmt.Errorf("wait for the flush: %w", ctx.Err())
+	case <-p.closed:
+		select {
+		case err := <-w.done:
+			return messages, err
+		default:
+			return nil, errClosed
+		}
+	}
+}
+
+// run flushes until ctx ends, and then what still waits. It returns when nothing is under way.
+func (p *publisher) run(ctx context.Context) error {
+	defer close(p.closed)
+	for {
+		select {
+		case first := <-p.waiting:
+			p.flush(p.gather(first))
+		case <-ctx.Done():
+			for {
+				select {
+				case first := <-p.waiting:
+					p.flush(p.gather(first))
+				default:
+					return nil
+				}
+			}
+		}
+	}
+}
+
+// gather takes what waits, up to the bounds of a flush.
+func (p *publisher) gather(first *publish) []*publish {
+	batch := []*publish{first}
+	count, size := len(first.messages), sizeOf(first.messages)
+	for count < maxFlushMessages && size < maxFlushBytes {
+		select {
+		case next := <-p.waiting:
+			if next.ctx.Err() != nil {
+				continue // its caller has left
+			}
+			batch = append(batch, next)
+			count += len(next.messages)
+			size += sizeOf(next.messages)
+		default:
+			return batch
+		}
+	}
+	return batch
+}
+
+func sizeOf(messages []Message) (n int) {
+	for i := range messages {
+		n += len(messages[i].Data)
+	}
+	return n
+}
+
+// flush appends a batch and answers its callers. It has a deadline of its own: callers share it, so the
+// first one to give up must not take the others along.
+func (p *publisher) flush(batch []*publish) {
+	messages := batch[0].messages
+	if len(batch) > 1 {
+		messages = nil
+		for _, w := range batch {
+			messages = append(messages, w.messages...)
+		}
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), flushTimeout)
+	defer cancel()
+	err := appendTo(ctx, p.log.pool, messages)
+	if err != nil && pgconn.SafeToRetry(err) && ctx.Err() == nil {
+		err = appendTo(ctx, p.log.pool, messages) // a pooled connection had died; nothing was sent
+	}
+	i := 0
+	for _, w := range batch {
+		if err == nil {
+			for j := range w.messages {
+				w.messages[j].Offset = messages[i].Offset
+				i++
+			}
+		}
+		w.done <- err
+	}
+}

@@ -1,0 +1,278 @@
+package realtime
+
+import (
+	"context"
+	"math/rand/v2"
+	"sync"
+	"time"
+)
+
+// maxEvents bounds a shard's queue, in notifications. The follower waits when it is full.
+const maxEvents = 256
+
+// maxGather bounds what is handed on in one go, in bytes of data: then clients are written to.
+const maxGather = 256 << 10
+
+// Timing of connections, in ticks of a second. One ticker a shard serves all of its clients: an idle
+// connection has no timer.
+const (
+	pingInterval  = 25 // also told to the client, which expects a ping that often
+	pongTimeout   = 10
+	staleTimeout  = 15 // from the handshake to the connect command
+	expiredLeeway = 25 // from the end of a token to the end of its connection: time to refresh
+)
+
+// event is what the follower tells the shards.
+type event struct {
+	bursts []*burst
+	at     uint64 // the log's position after the event
+	epoch  string // with reset
+	lost   bool   // the log went back to at
+	reset  bool   // nobody's position is good: this is where the log is now
+}
+
+// A channel is what a shard knows of a channel: it has at least one subscription.
+type channel struct {
+	last uint64 // the newest message handed to the subscriptions
+	subs map[*subscription]struct{}
+}
+
+// A subscription is one client's on one channel. Guarded by its shard's mu.
+type subscription struct {
+	client  *client
+	channel string
+	from    uint64   // the client has everything up to here
+	live    bool     // false while the past is read from the log
+	held    []*burst // what arrived meanwhile
+	holds   int      // its size, in bytes
+	lost    bool     // what was read or held is not whole: the client must subscribe again
+}
+
+// shard owns a share of the clients. One goroutine hands to them what the log brings, in batches: whatever
+// came while it wrote the last batch goes out as one write to each client.
+type shard struct {
+	events chan event
+
+	mu       sync.Mutex
+	clients  map[*client]struct{} // guarded by mu, like all below
+	channels map[string]*channel
+	at       uint64 // everything up to here was handed on
+	epoch    string // "" until the log was reached for the first time
+	tick     int    // seconds since the start
+
+	touched []*client // owned by run: who has something gathered
+}
+
+func newShard() *shard {
+	return &shard{
+		events:   make(chan event, maxEvents),
+		clients:  map[*client]struct{}{},
+		channels: map[string]*channel{},
+		tick:     pingInterval,
+	}
+}
+
+func (s *shard) run(ctx context.Context) error {
+	ticker := time.NewTicker(time.Second)
+	defer ticker.Stop()
+	for {
+		select {
+		case e := <-s.events:
+			s.handle(e)
+		case now := <-ticker.C:
+			s.beat(now)
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// handle deals with e and all that waits behind it, and then writes to each client once.
+func (s *shard) handle(e event) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	size := 0
+	for more := true; more; {
+		switch {
+		case e.reset:
+			s.flush()
+			s.invalidate(0)
+			s.epoch = e.epoch
+		case e.lost:
+			s.flush()
+			s.invalidate(e.at)
+		default:
+			size += s.gather(e.bursts)
+		}
+		s.at = e.at
+		if more = size < maxGather; more {
+			select {
+			case e = <-s.events:
+			default:
+				more = false
+			}
+		}
+	}
+	s.flush()
+}
+
+// gather collects what each client gets of bursts, and returns their size.
+func (s *shard) gather(bursts []*burst) (size int) {
+	for _, b := range bursts {
+		size += b.size
+		ch := s.channels[b.channel]
+		if ch == nil {
+			continue
+		}
+		ch.last = b.last
+		for sub := range ch.subs {
+			switch {
+			case sub.lost:
+			case !sub.live:
+				sub.hold(b)
+			default:
+				if f := b.frameAfter(sub.from); f != nil {
+					s.give(sub.client, f)
+				}
+			}
+		}
+	}
+	return size
+}
+
+// hold keeps a burst until the past has been read. A subscription that holds too much starts anew.
+func (sub *subscription) hold(b *burst) {
+	sub.holds += b.size
+	if sub.holds > maxPending {
+		sub.lost, sub.held = true, nil
+		return
+	}
+	sub.held = append(sub.held, b)
+}
+
+// release makes a subscription live and gives its client what was held. The caller holds mu.
+func (s *shard) release(sub *subscription) {
+	sub.live = true
+	for _, b := range sub.held {
+		if f := b.frameAfter(sub.from); f != nil {
+			s.give(sub.client, f)
+		}
+	}
+	sub.held = nil
+	s.flush()
+}
+
+// give adds a frame to what a client gets with the next flush.
+func (s *shard) give(c *client, f []byte) {
+	switch {
+	case c.first == nil:
+		c.first = f
+		s.touched = append(s.touched, c)
+	case c.rest == nil:
+		c.rest = append(append(c.rest, c.first...), f...)
+	default:
+		c.rest = append(c.rest, f...)
+	}
+}
+
+// flush writes what was gathered, with one write to each client, of the shared frame itself if that is all.
+func (s *shard) flush() {
+	for _, c := range s.touched {
+		b := c.first
+		if c.rest != nil {
+			b = c.rest
+		}
+		c.first, c.rest = nil, nil
+		c.send(b)
+	}
+	clear(s.touched)
+	s.touched = s.touched[:0]
+}
+
+// invalidate makes every client whose position is beyond survived subscribe again: it may hold what is
+// lost, and is then told recovered: false.
+func (s *shard) invalidate(survived uint64) {
+	for name, ch := range s.channels {
+		for sub := range ch.subs {
+			if max(sub.from, ch.last) <= survived {
+				continue
+			}
+			if sub.lost = true; sub.live {
+				sub.client.send(unsubscribeFrame(name))
+				s.unsubscribe(sub)
+			}
+		}
+		ch.last = min(ch.last, survived)
+	}
+}
+
+// subscribe adds a subscription that is not live yet. The caller holds mu.
+func (s *shard) subscribe(sub *subscription) {
+	ch := s.channels[sub.channel]
+	if ch == nil {
+		ch = &channel{subs: map[*subscription]struct{}{}}
+		s.channels[sub.channel] = ch
+	}
+	ch.subs[sub] = struct{}{}
+	sub.client.subs[sub.channel] = sub
+}
+
+// unsubscribe removes a subscription if it is there. The caller holds mu.
+func (s *shard) unsubscribe(sub *subscription) {
+	if sub.client.subs[sub.channel] == sub {
+		delete(sub.client.subs, sub.channel)
+	}
+	if ch := s.channels[sub.channel]; ch != nil {
+		if delete(ch.subs, sub); len(ch.subs) == 0 {
+			delete(s.channels, sub.channel)
+		}
+	}
+}
+
+// add takes a client in. Its first ping is spread over the interval, so that clients that reconnect
+// together are not pinged together.
+func (s *shard) add(c *client) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c.staleAt = s.tick + staleTimeout
+	c.pingAt = s.tick + 1 + rand.IntN(pingInterval)
+	s.clients[c] = struct{}{}
+}
+
+func (s *shard) remove(c *client) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, sub := range c.subs {
+		sub.lost = true // whoever reads its past has nobody to give it to
+		s.unsubscribe(sub)
+	}
+	delete(s.clients, c)
+}
+
+// beat runs every second: pings that are due, pongs that are overdue, tokens that have ended, and
+// connections that never said connect.
+func (s *shard) beat(now time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.tick++
+	for c := range s.clients {
+		switch {
+		case !c.connected:
+			if s.tick >= c.staleAt {
+				c.disconnect(disconnectStale)
+			}
+		case !c.expires.IsZero() && now.After(c.expires.Add(expiredLeeway*time.Second)):
+			c.disconnect(disconnectExpired)
+		case c.pongBy != 0 && c.ponged.Load():
+			c.pongBy = 0
+		case c.pongBy != 0 && s.tick >= c.pongBy:
+			c.disconnect(disconnectNoPong)
+		}
+		if c.connected && s.tick >= c.pingAt {
+			c.pingAt = s.tick + pingInterval
+			c.pongBy = s.tick + pongTimeout
+			c.ponged.Store(false)
+			c.send(pingFrame)
+		}
+	}
+}

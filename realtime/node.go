@@ -40,7 +40,7 @@ type Node struct {
 	cfg       Config
 	logger    *slog.Logger
 	log       *Log
-	publisher *publisher
+	publisher *Publisher
 	hub       *hub
 	health    *health
 	listener  *listener
@@ -67,7 +67,7 @@ func New(cfg Config) (*Node, error) {
 	}
 	n := &Node{cfg: cfg, logger: cfg.Logger, log: NewLog(cfg.Pool), hub: newHub(), health: newHealth(cfg.Pool),
 		id: uuid.NewString(), started: time.Now(), draining: make(chan struct{})}
-	n.publisher = newPublisher(n.log)
+	n.publisher = NewPublisher(n.log)
 	n.drainer = newDrainer(cfg.ListenURL, n.logger)
 	n.listener = &listener{url: cfg.ListenURL, logger: n.logger, health: n.health, bell: n.drainer.ring}
 	n.listener.follower = &follower{log: n.listener, out: n.hub}
@@ -86,7 +86,7 @@ func (n *Node) Run(ctx context.Context) error {
 	shards.Go(func() error { return n.hub.run(hub) })
 	feeds.Go(func() error { return n.listener.run(feed) })
 	feeds.Go(func() error { return n.drainer.run(feed) })
-	feeds.Go(func() error { return n.publisher.run(feed) })
+	feeds.Go(func() error { return n.publisher.Run(feed) })
 	feeds.Go(func() error { return n.maintain(feed) })
 
 	<-ctx.Done()

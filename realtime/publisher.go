@@ -19,12 +19,12 @@ const (
 // errClosed says that this replica is shutting down: nothing was published.
 var errClosed = ErrInternal.With("the server is shutting down")
 
-// publisher appends what callers publish, in group commits: one flush at a time takes whatever arrived
+// Publisher appends what callers publish, in group commits: one flush at a time takes whatever arrived
 // while the last one was under way. There is no timer: an idle publish leaves at once, a busy one shares.
-type publisher struct {
+type Publisher struct {
 	log     *Log
 	waiting chan *publish
-	closed  chan struct{} // closed when run has returned
+	closed  chan struct{} // closed when Run has returned
 }
 
 // A publish is one caller's messages; they are appended together and stay in order.
@@ -34,13 +34,15 @@ type publish struct {
 	done     chan error // buffered: the flush never waits for a caller
 }
 
-func newPublisher(log *Log) *publisher {
-	return &publisher{log: log, waiting: make(chan *publish, maxWaiting), closed: make(chan struct{})}
+// NewPublisher returns a publisher for log; Run starts it.
+func NewPublisher(log *Log) *Publisher {
+	return &Publisher{log: log, waiting: make(chan *publish, maxWaiting), closed: make(chan struct{})}
 }
 
-// Publish appends messages in one transaction and sets their offsets. After an error other than ErrTooManyRequests
+// Publish appends messages, which must have passed the checks of Node.Check, in one transaction and sets
+// their offsets. After an error other than ErrTooManyRequests
 // and errClosed the messages may have been published or not.
-func (p *publisher) Publish(ctx context.Context, messages ...Message) ([]Message, error) {
+func (p *Publisher) Publish(ctx context.Context, messages ...Message) ([]Message, error) {
 	w := &publish{ctx: ctx, messages: messages, done: make(chan error, 1)}
 	select {
 	case <-p.closed:
@@ -67,8 +69,8 @@ func (p *publisher) Publish(ctx context.Context, messages ...Message) ([]Message
 	}
 }
 
-// run flushes until ctx ends, and then what still waits. It returns when nothing is under way.
-func (p *publisher) run(ctx context.Context) error {
+// Run flushes until ctx ends, and then what still waits. It returns when nothing is under way.
+func (p *Publisher) Run(ctx context.Context) error {
 	defer close(p.closed)
 	for {
 		select {
@@ -88,7 +90,7 @@ func (p *publisher) run(ctx context.Context) error {
 }
 
 // gather takes what waits, up to the bounds of a flush.
-func (p *publisher) gather(first *publish) []*publish {
+func (p *Publisher) gather(first *publish) []*publish {
 	batch := []*publish{first}
 	count, size := len(first.messages), sizeOf(first.messages)
 	for count < maxFlushMessages && size < maxFlushBytes {
@@ -116,7 +118,7 @@ func sizeOf(messages []Message) (n int) {
 
 // flush appends a batch and answers its callers. It has a deadline of its own: callers share it, so the
 // first one to give up must not take the others along.
-func (p *publisher) flush(batch []*publish) {
+func (p *Publisher) flush(batch []*publish) {
 	messages := batch[0].messages
 	if len(batch) > 1 {
 		messages = nil

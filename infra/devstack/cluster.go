@@ -47,7 +47,7 @@ func createCluster(ctx context.Context, bindir, dir string, who *account, out *p
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, lock.Close()) }()
+	defer func() { err = errors.Join(err, lock.release()) }()
 	if err := cleanLeftovers(dir); err != nil {
 		return err
 	}

@@ -67,9 +67,19 @@ func makePrivate(dir string, a *account) error {
 	return nil
 }
 
-// lockFolder takes the folder for this process until the result is closed; the
-// system lets go of it when we die.
-func lockFolder(dir string) (*os.File, error) {
+// folderLock is a folder that this process has for itself. The system lets go of
+// it when we die.
+type folderLock struct{ folder *os.File }
+
+// release lets go of the folder. Closing it would not do: a child that another
+// goroutine forks at this moment has a copy of the descriptor until its exec.
+func (l folderLock) release() error {
+	_ = syscall.Flock(int(l.folder.Fd()), syscall.LOCK_UN) // a file system without locks
+	return l.folder.Close()
+}
+
+// lockFolder takes the folder, or fails with ErrInUse.
+func lockFolder(dir string) (*folderLock, error) {
 	folder, err := os.Open(dir)
 	if err != nil {
 		return nil, fmt.Errorf("open data folder: %w", err)
@@ -80,7 +90,7 @@ func lockFolder(dir string) (*os.File, error) {
 		return nil, fmt.Errorf("%s: %w: stop the other one, or choose another folder", dir, ErrInUse)
 	}
 	// A file system without locks is no reason to refuse: PostgreSQL has a lock of its own.
-	return folder, nil
+	return &folderLock{folder}, nil
 }
 
 // sweep removes temporary folders whose process was killed before it could. A
@@ -102,7 +112,7 @@ func sweep(parent string) {
 		if !postmasterAlive(filepath.Join(dir, postgresFolder)) {
 			_ = os.RemoveAll(dir) // another user's: not ours to remove
 		}
-		lock.Close()
+		_ = lock.release()
 	}
 }
 

@@ -264,6 +264,10 @@ func copySelf(t *testing.T, dir string) string {
 		t.Fatal(err)
 	}
 	defer source.Close()
+	// No fork while the file is open for writing: the child would have it open,
+	// too, and the system starts no program that somebody writes ("text file busy").
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
 	path := filepath.Join(dir, "devstack.test")
 	target, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY, 0o755)
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -137,6 +138,8 @@ func fakeInstallation(t *testing.T, version string) string {
 		t.Fatal(err)
 	}
 	script := "#!/bin/sh\necho 'postgres (PostgreSQL) " + version + "'\n"
+	syscall.ForkLock.RLock() // see copySelf
+	defer syscall.ForkLock.RUnlock()
 	for _, name := range []string{"postgres", "initdb"} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(script), 0o755); err != nil {
 			t.Fatal(err)

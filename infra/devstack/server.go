@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"sync"
@@ -65,10 +64,10 @@ type Server struct {
 
 	turn chan struct{} // holds one token while Start or Stop is at work
 
-	mu   sync.Mutex // guards the fields below; never held while waiting
-	port int        // 0 before the first start
-	proc *process   // nil before the first start
-	lock *os.File   // of the folder, from Start to Stop
+	mu   sync.Mutex  // guards the fields below; never held while waiting
+	port int         // 0 before the first start
+	proc *process    // nil before the first start
+	lock *folderLock // of the folder, from Start to Stop
 }
 
 func newServer(p program, binary, dir string, a *account, out *progress) *Server {
@@ -172,7 +171,7 @@ func (s *Server) letGo() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.lock != nil {
-		s.lock.Close()
+		_ = s.lock.release()
 		s.lock = nil
 	}
 }

@@ -39,7 +39,7 @@ type Stack struct {
 	ephemeral bool
 
 	mu   sync.Mutex
-	lock *os.File // of dir, nil once stopped
+	lock *folderLock // of dir, nil once stopped
 }
 
 // Start starts the servers and returns once both answer. They end with Stop, and
@@ -133,7 +133,7 @@ func (s *Stack) Stop(ctx context.Context) error {
 			err = errors.Join(err, fmt.Errorf("remove temporary data: %w", removeErr))
 		}
 	}
-	s.lock.Close()
+	err = errors.Join(err, s.lock.release())
 	s.lock = nil
 	return err
 }

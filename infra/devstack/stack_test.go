@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -71,6 +72,30 @@ func TestValkeyKeepsDataOverStop(t *testing.T) {
 	}
 	if server.URL() != url {
 		t.Errorf("address changed from %s to %s", url, server.URL())
+	}
+}
+
+// Other goroutines fork all the time, and a fork must not keep the lock.
+func TestLockEndsWithRelease(t *testing.T) {
+	t.Parallel()
+	dir := folder(t)
+	ctx, cancel := context.WithCancel(testContext(t))
+	forks := make(chan struct{})
+	go func() {
+		defer close(forks)
+		for ctx.Err() == nil {
+			_ = exec.CommandContext(ctx, "true").Run()
+		}
+	}()
+	defer func() { cancel(); <-forks }()
+	for range 2000 {
+		lock, err := lockFolder(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := lock.release(); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
@@ -166,7 +191,7 @@ func TestSweepRemovesOnlyAbandonedFolders(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer lock.Close()
+	defer func() { _ = lock.release() }()
 	sweep(parent)
 	if _, err := os.Stat(abandoned); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("abandoned folder: %v", err)

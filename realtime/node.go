@@ -46,8 +46,11 @@ type Node struct {
 	listener  *listener
 	drainer   *drainer
 	stats     stats
-	id        string
-	started   time.Time
+	// past reads what a subscriber missed: Log.recover, but in the simulation.
+	past func(ctx context.Context, channel string, since Position, upto uint64) ([]Message, error)
+
+	id      string
+	started time.Time
 
 	life    context.Context // of the connections: ends after they were told to go
 	endLife context.CancelFunc
@@ -67,6 +70,7 @@ func New(cfg Config) (*Node, error) {
 	}
 	n := &Node{cfg: cfg, logger: cfg.Logger, log: NewLog(cfg.Pool), hub: newHub(), health: newHealth(cfg.Pool),
 		id: uuid.NewString(), started: time.Now(), draining: make(chan struct{})}
+	n.past = n.log.recover
 	n.publisher = NewPublisher(n.log)
 	n.drainer = newDrainer(cfg.ListenURL, n.logger)
 	n.listener = &listener{url: cfg.ListenURL, logger: n.logger, health: n.health, bell: n.drainer.ring}

@@ -58,7 +58,7 @@ func (c *client) join(ctx context.Context, req *protocol.SubscribeRequest) (*pro
 		r.Recovered = true
 		return r, sub, nil
 	}
-	missed, err := c.node.log.recover(ctx, channel, since, at.Offset)
+	missed, err := c.node.past(ctx, channel, since, at.Offset)
 	switch {
 	case errors.Is(err, ErrUnrecoverable):
 		return r, sub, nil // from here on, and the client is told that something is missing

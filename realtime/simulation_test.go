@@ -1,0 +1,453 @@
+package realtime
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"os"
+	"slices"
+	"strconv"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/coder/websocket"
+)
+
+// The simulation runs the follower, the hub and real clients over a model of the log whose notifications
+// get lost, doubled and late, whose reads fail, and which now and then loses its newest messages, as in a
+// failover. It is deterministic: a seed tells the whole story. SIMULATION_SEEDS sets how many.
+
+// simLog is the model: what Postgres would hold.
+type simLog struct {
+	mu           sync.Mutex
+	rng          *rand.Rand
+	messages     []Message
+	ever         map[uint64]string // all that were ever given out, lost ones too
+	incarnations []incarnation
+	retired      uint64
+	head         uint64
+	failReads    bool
+}
+
+type incarnation struct{ base, last uint64 } // last 0: the current one
+
+var errSim = errors.New("the simulation cut the connection")
+
+func newSimLog(rng *rand.Rand) *simLog {
+	return &simLog{rng: rng, ever: map[uint64]string{}, incarnations: []incarnation{{base: 1}}}
+}
+
+// append writes a batch and returns its notification.
+func (l *simLog) append(channels int) *notification {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n := &notification{prev: l.head, first: l.head + 1, count: uint64(1 + l.rng.IntN(4))}
+	if cur := &l.incarnations[len(l.incarnations)-1]; cur.last != 0 {
+		n.prev = l.last()
+		n.first = l.head + 1000 + uint64(l.rng.IntN(1000))
+		l.incarnations = append(l.incarnations, incarnation{base: n.first})
+	} else if l.rng.IntN(20) == 0 {
+		n.prev += 3 // a hole: an append that was rolled back, or a partition left early
+		n.first += 3
+	}
+	for i := range n.count {
+		m := Message{Offset: n.first + i, Channel: "c" + strconv.Itoa(l.rng.IntN(channels)), Data: fmt.Appendf(nil, "%d", n.first+i)}
+		l.messages = append(l.messages, m)
+		l.ever[m.Offset] = m.Channel
+		if l.rng.IntN(10) > 0 {
+			n.messages = append(n.messages, m)
+		}
+	}
+	if uint64(len(n.messages)) != n.count {
+		n.messages = nil // by reference
+	}
+	l.head = n.last()
+	return n
+}
+
+func (l *simLog) last() uint64 {
+	if len(l.messages) == 0 {
+		return l.retired
+	}
+	return l.messages[len(l.messages)-1].Offset
+}
+
+// loseTail takes the newest messages back, as a failover to a lagging standby does.
+func (l *simLog) loseTail() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.messages) <= 5 || l.incarnations[len(l.incarnations)-1].last != 0 {
+		return
+	}
+	l.messages = l.messages[:len(l.messages)-1-l.rng.IntN(4)]
+	// An incarnation begins in the transaction of its first message, so it is lost with it.
+	for len(l.incarnations) > 1 && l.incarnations[len(l.incarnations)-1].base > l.last() {
+		l.incarnations = l.incarnations[:len(l.incarnations)-1]
+	}
+	l.incarnations[len(l.incarnations)-1].last = l.last()
+}
+
+func (l *simLog) retireSome() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if n := len(l.messages) / 2; n > 0 {
+		l.retired = l.messages[n-1].Offset
+		l.messages = slices.Clone(l.messages[n:])
+	}
+}
+
+func (l *simLog) judge(at uint64) (s logState) {
+	s = logState{epoch: "sim", retired: l.retired, last: l.last(), survived: l.retired}
+	for _, i := range l.incarnations {
+		if at+1 >= i.base && (i.last == 0 || at <= i.last) {
+			s.valid = at <= s.last
+		}
+	}
+	for _, m := range l.messages {
+		if m.Offset <= at {
+			s.survived = m.Offset
+		}
+	}
+	return s
+}
+
+func (l *simLog) state(_ context.Context, at uint64) (logState, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.failReads {
+		return logState{}, errSim
+	}
+	return l.judge(at), nil
+}
+
+func (l *simLog) read(_ context.Context, after, before uint64) (m []Message, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.failReads {
+		return nil, errSim
+	}
+	for _, x := range l.messages {
+		if x.Offset > after && x.Offset < before && len(m) < 3 {
+			m = append(m, x)
+		}
+	}
+	return m, nil
+}
+
+// past is what Log.recover promises.
+func (l *simLog) past(_ context.Context, channel string, since Position, upto uint64) (m []Message, err error) {
+	time.Sleep(time.Duration(rand.IntN(3)) * time.Millisecond) // the bubble's clock: others run meanwhile
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, x := range l.messages {
+		if x.Channel == channel && x.Offset > since.Offset && x.Offset <= upto {
+			m = append(m, x)
+		}
+	}
+	if s := l.judge(since.Offset); since.Epoch != s.epoch || since.Offset < s.retired || !s.valid {
+		return nil, ErrUnrecoverable
+	}
+	return m, nil
+}
+
+// simClient is a subscriber as the official client is one: it keeps its position, resubscribes when told to,
+// and remembers what it was told.
+type simClient struct {
+	channel string
+	mu      sync.Mutex
+	seen    []uint64 // since the last time it was told that something is missing
+	offset  uint64
+	epoch   string
+	fresh   bool // the next subscribe does not recover
+	err     error
+}
+
+// run connects once and follows until the connection ends, or is cut.
+func (s *simClient) run(n *Node, cut <-chan time.Time) {
+	client, server := net.Pipe()
+	ended := make(chan struct{})
+	defer close(ended)
+	go func() {
+		select {
+		case <-cut:
+			_ = client.Close()
+		case <-ended:
+		}
+	}()
+	done := make(chan struct{})
+	c := newClient(n, newConn(server))
+	c.connected = true
+	c.shard.add(c)
+	go func() {
+		defer close(done)
+		defer c.shard.remove(c)
+		s.commands(c)
+	}()
+	buf := make([]byte, 0, 4096)
+	tmp := make([]byte, 4096)
+	for {
+		k, err := client.Read(tmp)
+		if err != nil {
+			break
+		}
+		buf = s.frames(append(buf, tmp[:k]...), c)
+	}
+	_ = client.Close()
+	_ = server.Close()
+	<-done
+}
+
+// commands plays the reader: subscribe now, and again after each unsubscribe, until the pipe closes.
+func (s *simClient) commands(c *client) {
+	for {
+		s.mu.Lock()
+		cmd := fmt.Sprintf(`{"id":1,"subscribe":{"channel":%q,"recover":%t,"offset":%d,"epoch":%q}}`, s.channel, !s.fresh, s.offset, s.epoch)
+		s.mu.Unlock()
+		if d := c.handleFrame(context.Background(), websocket.MessageText, []byte(cmd)); d != nil {
+			s.fail(fmt.Errorf("disconnected: %s", d.Reason))
+			return
+		}
+		for c.isSubscribed(s.channel) {
+			time.Sleep(time.Millisecond)
+			if c.closed() {
+				return
+			}
+		}
+		time.Sleep(time.Millisecond)
+		if c.closed() {
+			return
+		}
+	}
+}
+
+func (c *client) closed() bool {
+	c.out.mu.Lock()
+	defer c.out.mu.Unlock()
+	return c.out.err != nil || c.out.closing
+}
+
+func (s *simClient) fail(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.err == nil {
+		s.err = err
+	}
+}
+
+// frames handles the whole frames in b and returns the rest.
+func (s *simClient) frames(b []byte, c *client) []byte {
+	for len(b) >= 2 {
+		n, h := int(b[1]), 2
+		switch {
+		case n == 126 && len(b) >= 4:
+			n, h = int(b[2])<<8|int(b[3]), 4
+		case n >= 126:
+			return b
+		}
+		if len(b) < h+n {
+			return b
+		}
+		if b[0] == opText {
+			for line := range bytes.SplitSeq(b[h:h+n], []byte("\n")) {
+				s.reply(line, c)
+			}
+		}
+		b = b[h+n:]
+	}
+	return b
+}
+
+func (s *simClient) reply(line []byte, c *client) {
+	var r struct {
+		Subscribe *struct {
+			Epoch        string
+			Offset       uint64
+			Recovered    bool
+			Publications []struct{ Offset uint64 }
+		}
+		Push *struct {
+			Channel string
+			Pub     *struct{ Offset uint64 }
+		}
+	}
+	if err := json.Unmarshal(line, &r); err != nil {
+		s.fail(err)
+	}
+	if bytes.Equal(line, pong) {
+		c.ponged.Store(true)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case r.Subscribe != nil:
+		if !r.Subscribe.Recovered {
+			s.seen, s.fresh = nil, false
+		}
+		if len(r.Subscribe.Publications) == 0 || !r.Subscribe.Recovered {
+			s.offset = r.Subscribe.Offset
+		}
+		s.epoch = r.Subscribe.Epoch
+		for _, p := range r.Subscribe.Publications {
+			s.take(p.Offset)
+		}
+		if !r.Subscribe.Recovered {
+			s.seen = append(s.seen, s.offset) // where its history begins
+		}
+	case r.Push != nil && r.Push.Pub != nil:
+		s.take(r.Push.Pub.Offset)
+	}
+}
+
+func (s *simClient) take(offset uint64) {
+	if offset <= s.offset && s.err == nil {
+		s.err = fmt.Errorf("%d came after %d", offset, s.offset)
+	}
+	s.offset = offset
+	s.seen = append(s.seen, offset)
+}
+
+func TestSimulation(t *testing.T) {
+	seeds := uint64(60)
+	if v, err := strconv.ParseUint(os.Getenv("SIMULATION_SEEDS"), 10, 32); err == nil {
+		seeds = v
+	}
+	for seed := range seeds {
+		if !t.Run(strconv.FormatUint(seed, 10), func(t *testing.T) { synctest.Test(t, func(t *testing.T) { simulate(t, seed) }) }) {
+			return
+		}
+	}
+}
+
+func simulate(t *testing.T, seed uint64) {
+	const channels = 3
+	rng := rand.New(rand.NewPCG(seed, 1))
+	log := newSimLog(rng)
+	n := &Node{hub: newHub(), logger: slog.New(slog.DiscardHandler), past: log.past, cfg: Config{Namespaces: &Namespaces{}}}
+	f := &follower{log: log, out: n.hub}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	go n.hub.run(ctx) //nolint:errcheck // ends with the bubble
+	if err := f.resume(ctx); err != nil {
+		t.Fatal(err)
+	}
+	synctest.Wait()
+
+	clients := make([]*simClient, 6)
+	for i := range clients {
+		clients[i] = &simClient{channel: "c" + strconv.Itoa(i%channels), fresh: true}
+	}
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	for i, s := range clients {
+		wg.Go(func() { s.live(n, rand.New(rand.NewPCG(seed, uint64(i+2))), stop) })
+	}
+	simFaults(t, rng, log, f, channels)
+
+	// The end: everything is read, everybody comes back once more.
+	log.failReads = false
+	if err := f.resume(ctx); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(time.Second)
+	close(stop)
+	wg.Wait()
+	for i, s := range clients {
+		if err := log.check(s); err != nil {
+			t.Errorf("seed %d, client %d: %v", seed, i, err)
+		}
+	}
+	cancel()
+	synctest.Wait()
+}
+
+// live connects, stays a while, is cut and comes back, until stop; then once more, to catch up.
+func (s *simClient) live(n *Node, rng *rand.Rand, stop chan struct{}) {
+	for {
+		s.run(n, time.After(time.Duration(5+rng.IntN(60))*time.Millisecond))
+		select {
+		case <-time.After(time.Duration(rng.IntN(40)) * time.Millisecond):
+		case <-stop:
+			s.run(n, time.After(time.Second))
+			return
+		}
+	}
+}
+
+// simFaults publishes, and does everything to the notifications that a network and a server can.
+func simFaults(t *testing.T, rng *rand.Rand, log *simLog, f *follower, channels int) {
+	ctx := t.Context()
+	var late []*notification
+	connected := true
+	tell := func(n *notification) {
+		if connected && f.notified(ctx, n) != nil {
+			connected = false
+		}
+	}
+	for range 300 {
+		time.Sleep(time.Duration(rng.IntN(3)) * time.Millisecond)
+		switch rng.IntN(30) {
+		case 0:
+			log.loseTail()
+		case 1:
+			connected = false
+		case 2:
+			if rng.IntN(5) == 0 {
+				log.retireSome()
+			}
+		case 3:
+			log.failReads = !log.failReads
+		}
+		if !connected && rng.IntN(3) == 0 {
+			connected = f.resume(ctx) == nil
+		}
+		n := log.append(channels)
+		switch rng.IntN(12) {
+		case 0: // lost
+		case 1: // twice
+			tell(n)
+			tell(n)
+		case 2: // late
+			late = append(late, n)
+		default:
+			tell(n)
+		}
+		if len(late) > 0 && rng.IntN(4) == 0 {
+			tell(late[0])
+			late = late[1:]
+		}
+	}
+}
+
+// check compares what a client saw since it was last told that something is missing with the log.
+func (l *simLog) check(s *simClient) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.err != nil {
+		return s.err
+	}
+	if len(s.seen) == 0 {
+		return errors.New("never subscribed")
+	}
+	from, seen := s.seen[0], s.seen[1:]
+	var want []uint64
+	for _, m := range l.messages {
+		if m.Channel == s.channel && m.Offset > from {
+			want = append(want, m.Offset)
+		}
+	}
+	if from < l.retired { // what was retired since cannot be compared any more
+		seen = slices.DeleteFunc(slices.Clone(seen), func(o uint64) bool { return o <= l.retired })
+	}
+	if !slices.Equal(seen, want) {
+		return fmt.Errorf("on %s from %d: saw %v, the log has %v (retired %d, incarnations %v)", s.channel, from, seen, want, l.retired, l.incarnations)
+	}
+	return nil
+}
+

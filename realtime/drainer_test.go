@@ -66,7 +66,7 @@ func eventually(t testing.TB, within time.Duration, what string, ok func() bool)
 		if time.Now().After(deadline) {
 			t.Fatalf("%s: not within %v", what, within)
 		}
-		time.Sleep(10 * time.Millisecond)
+		pause(context.Background(), 10*time.Millisecond)
 	}
 }
 
@@ -106,12 +106,12 @@ func TestDrainExactlyOnce(t *testing.T) {
 				if publishTx(t, c, fmt.Sprintf("%d-%d", w, n), rand.IntN(4) == 0) {
 					committed.Add(3)
 				}
-				time.Sleep(time.Duration(rand.IntN(300)) * time.Millisecond)
+				pause(context.Background(), time.Duration(rand.IntN(300))*time.Millisecond)
 			}
 		})
 	}
 	for time.Now().Before(end) {
-		time.Sleep(time.Duration(300+rand.IntN(500)) * time.Millisecond)
+		pause(context.Background(), time.Duration(300+rand.IntN(500))*time.Millisecond)
 		if _, err := admin.Exec(t.Context(), "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND objid = $1 AND granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database())", advisoryDrain); err != nil {
 			t.Fatal(err)
 		}
@@ -141,16 +141,16 @@ func publishTx(t testing.TB, c *pgx.Conn, channel string, rollback bool) bool {
 		t.Error(err)
 		return false
 	}
-	defer tx.Rollback(ctx) //nolint:errcheck // a no-op after the commit
+	defer tx.Rollback(ctx)
 	one[int64](t, tx, "SELECT count(*) FROM forgewire.outbox") // takes the snapshot early
 	for i := range 3 {
-		time.Sleep(time.Duration(rand.IntN(40)) * time.Millisecond)
+		pause(context.Background(), time.Duration(rand.IntN(40))*time.Millisecond)
 		if _, err = tx.Exec(ctx, "SELECT forgewire.publish($1, to_jsonb($2::int))", channel, i); err != nil {
 			t.Error(err)
 			return false
 		}
 	}
-	time.Sleep(time.Duration(rand.IntN(80)) * time.Millisecond)
+	pause(context.Background(), time.Duration(rand.IntN(80))*time.Millisecond)
 	if rollback {
 		return false
 	}
@@ -184,7 +184,7 @@ func TestDrainerSleeps(t *testing.T) {
 	}
 	eventually(t, 5*time.Second, "no query for a second", func() bool {
 		before := last()
-		time.Sleep(1100 * time.Millisecond)
+		pause(context.Background(), 1100*time.Millisecond)
 		return last().Equal(before)
 	})
 	publish()
@@ -211,7 +211,7 @@ func TestOpenTransactionDelaysNobody(t *testing.T) {
 			return one[int64](t, other, "SELECT count(*) FROM forgewire.messages WHERE channel = 'room:2'") == int64(i+1)
 		})
 		t.Logf("drained within %v beside an open transaction", time.Since(start))
-		time.Sleep(time.Duration(50*i) * time.Millisecond)
+		pause(context.Background(), time.Duration(50*i)*time.Millisecond)
 	}
 	if err := tx.Commit(t.Context()); err != nil {
 		t.Fatal(err)
@@ -228,7 +228,7 @@ func TestOldSnapshotDoesNotSlowTheDrain(t *testing.T) {
 	startDrainers(t, url, 1)
 	c, dump := dial(t, url), dial(t, url)
 	snapshot := must(dump.BeginTx(t.Context(), pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}))
-	defer snapshot.Rollback(t.Context()) //nolint:errcheck // the test is over
+	defer snapshot.Rollback(t.Context())
 	one[int64](t, snapshot, "SELECT count(*) FROM forgewire.outbox")
 	for range 20 {
 		if _, err := c.Exec(t.Context(), "SELECT forgewire.publish('room:1', to_jsonb(n)) FROM generate_series(1, 1000) n"); err != nil {

@@ -47,7 +47,7 @@ func (l *listener) run(ctx context.Context) error {
 	for backoff := minBackoff; ; backoff = min(2*backoff, maxBackoff) {
 		connected, err := l.session(ctx)
 		if ctx.Err() != nil {
-			return nil
+			return nil //nolint:nilerr // stopped, which is no failure
 		}
 		l.health.disconnected(err)
 		l.logger.Warn("the connection that listens to the database is lost, reconnecting", "error", err)

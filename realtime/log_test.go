@@ -2,6 +2,7 @@ package realtime
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"testing"
 	"time"
@@ -87,7 +88,7 @@ func TestRetirement(t *testing.T) {
 	if len(h.Messages) != 10 || h.Messages[0].Offset != recent[0].Offset {
 		t.Fatalf("%d messages after retirement, want the 10 recent ones", len(h.Messages))
 	}
-	if _, err := l.recover(t.Context(), "room:1", before, recent[9].Offset); err != ErrUnrecoverable {
+	if _, err := l.recover(t.Context(), "room:1", before, recent[9].Offset); !errors.Is(err, ErrUnrecoverable) {
 		t.Fatalf("a retired position: %v", err)
 	}
 	last := Position{Offset: old[9].Offset, Epoch: h.Position.Epoch}
@@ -125,7 +126,7 @@ func TestRetirementDoesNotWait(t *testing.T) {
 		t.Fatal(err)
 	}
 	tx := must(pool.Begin(t.Context()))
-	defer tx.Rollback(t.Context()) //nolint:errcheck // the test is over
+	defer tx.Rollback(t.Context())
 	if _, err := tx.Exec(t.Context(), "LOCK TABLE forgewire.messages IN ACCESS SHARE MODE"); err != nil {
 		t.Fatal(err)
 	}
@@ -171,7 +172,7 @@ func TestPositions(t *testing.T) {
 		{"zero", Position{0, epoch}, 0, ErrUnrecoverable},
 	} {
 		got, err := l.recover(t.Context(), "room:1", c.since, next[1].Offset)
-		if len(got) != c.missed || err != c.err {
+		if len(got) != c.missed || !errors.Is(err, c.err) {
 			t.Errorf("%s: %d messages, %v; want %d, %v", c.name, len(got), err, c.missed, c.err)
 		}
 	}

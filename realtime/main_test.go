@@ -1,6 +1,7 @@
 package realtime
 
 import (
+	"fmt"
 	"os"
 	"testing"
 
@@ -14,7 +15,7 @@ func TestMain(m *testing.M) {
 	if code == 0 {
 		// The devstack's own goroutine waits for its server; everything of ours must be gone.
 		if err := goleak.Find(); err != nil {
-			println(err.Error())
+			fmt.Fprintln(os.Stderr, err)
 			code = 1
 		}
 	}

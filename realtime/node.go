@@ -117,7 +117,7 @@ func (n *Node) dismiss() {
 	start := time.Now()
 	for i, c := range clients {
 		if ahead := time.Until(start.Add(spread * time.Duration(i) / time.Duration(len(clients)))); ahead > time.Millisecond {
-			time.Sleep(ahead) // bounded by spread; nothing can cut the grace short
+			pause(context.Background(), ahead) // bounded by spread; nothing can cut the grace short
 		}
 		c.disconnect(disconnectShutdown)
 	}

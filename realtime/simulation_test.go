@@ -143,7 +143,7 @@ func (l *simLog) read(_ context.Context, after, before uint64) (m []Message, err
 
 // past is what Log.recover promises.
 func (l *simLog) past(_ context.Context, channel string, since Position, upto uint64) (m []Message, err error) {
-	time.Sleep(time.Duration(rand.IntN(3)) * time.Millisecond) // the bubble's clock: others run meanwhile
+	pause(context.Background(), time.Duration(rand.IntN(3))*time.Millisecond) // the bubble's clock: others run meanwhile
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, x := range l.messages {
@@ -215,12 +215,12 @@ func (s *simClient) commands(c *client) {
 			return
 		}
 		for c.isSubscribed(s.channel) {
-			time.Sleep(time.Millisecond)
+			pause(context.Background(), 2*time.Millisecond)
 			if c.closed() {
 				return
 			}
 		}
-		time.Sleep(time.Millisecond)
+		pause(context.Background(), 2*time.Millisecond)
 		if c.closed() {
 			return
 		}
@@ -314,7 +314,7 @@ func (s *simClient) take(offset uint64) {
 }
 
 func TestSimulation(t *testing.T) {
-	seeds := uint64(60)
+	seeds := uint64(40)
 	if v, err := strconv.ParseUint(os.Getenv("SIMULATION_SEEDS"), 10, 32); err == nil {
 		seeds = v
 	}
@@ -355,7 +355,7 @@ func simulate(t *testing.T, seed uint64) {
 	if err := f.resume(ctx); err != nil {
 		t.Fatal(err)
 	}
-	time.Sleep(time.Second)
+	pause(context.Background(), 200*time.Millisecond)
 	close(stop)
 	wg.Wait()
 	for i, s := range clients {
@@ -374,7 +374,7 @@ func (s *simClient) live(n *Node, rng *rand.Rand, stop chan struct{}) {
 		select {
 		case <-time.After(time.Duration(rng.IntN(40)) * time.Millisecond):
 		case <-stop:
-			s.run(n, time.After(time.Second))
+			s.run(n, time.After(100*time.Millisecond))
 			return
 		}
 	}
@@ -391,7 +391,7 @@ func simFaults(t *testing.T, rng *rand.Rand, log *simLog, f *follower, channels 
 		}
 	}
 	for range 300 {
-		time.Sleep(time.Duration(rng.IntN(3)) * time.Millisecond)
+		pause(context.Background(), time.Duration(rng.IntN(3))*time.Millisecond)
 		switch rng.IntN(30) {
 		case 0:
 			log.loseTail()
@@ -450,4 +450,3 @@ func (l *simLog) check(s *simClient) error {
 	}
 	return nil
 }
-

@@ -72,7 +72,7 @@ func create(t testing.TB, template string) string {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer c.Close(context.Background()) //nolint:errcheck // nothing is left to lose
+		defer c.Close(context.Background())
 		if _, err = c.Exec(context.Background(), "UPDATE forgewire.log SET epoch = substr(md5(gen_random_uuid()::text), 1, 12)"); err != nil {
 			t.Fatal(err)
 		}
@@ -94,7 +94,7 @@ func admin(t testing.TB, statement string) {
 	if err != nil {
 		t.Fatalf("connect to the test server: %v", err)
 	}
-	defer c.Close(ctx) //nolint:errcheck // nothing is left to lose
+	defer c.Close(ctx)
 	if _, err = c.Exec(ctx, statement); err != nil {
 		t.Fatalf("%s: %v", statement, err)
 	}

@@ -1,0 +1,15 @@
+// Package demo is the page that `forgewire dev` shows at "/": two panes, each
+// connected to one replica, that show a message crossing from one to the other,
+// a connection that is cut and resumes without loss, and the lines to publish
+// from outside.
+//
+// The page is embedded as it is written: there is no build step. It uses the
+// published browser bundle of the centrifuge client, unchanged; its version is in
+// the file's name and its licence lies beside it.
+//
+//	routes.Handle("/*", demo.Handler(demo.Config{PSQL: "psql …", Curl: "curl …"}))
+//
+// It never talks to the hub or the database: all that it shows, the browser
+// gets through the same API as everybody. It is for development: the lines that
+// it shows contain the API key.
+package demo

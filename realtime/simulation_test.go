@@ -165,33 +165,25 @@ type simClient struct {
 	seen    []uint64 // since the last time it was told that something is missing
 	offset  uint64
 	epoch   string
-	fresh   bool // the next subscribe does not recover
+	fresh   bool          // the next subscribe does not recover
+	again   chan struct{} // capacity 1: the server told it to subscribe again
 	err     error
 }
 
-// run connects once and follows until the connection ends, or is cut.
+// run connects once and follows until the connection is cut.
 func (s *simClient) run(n *Node, cut <-chan time.Time) {
 	client, server := net.Pipe()
-	ended := make(chan struct{})
-	defer close(ended)
-	go func() {
-		select {
-		case <-cut:
-			_ = client.Close()
-		case <-ended:
-		}
-	}()
-	done := make(chan struct{})
 	c := newClient(n, newConn(server))
 	c.connected = true
 	c.shard.add(c)
-	go func() {
-		defer close(done)
-		defer c.shard.remove(c)
-		s.commands(c)
-	}()
-	buf := make([]byte, 0, 4096)
-	tmp := make([]byte, 4096)
+	ended := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		<-cut
+		_ = client.Close()
+	})
+	wg.Go(func() { s.commands(c, ended) })
+	buf, tmp := make([]byte, 0, 4096), make([]byte, 4096)
 	for {
 		k, err := client.Read(tmp)
 		if err != nil {
@@ -199,13 +191,18 @@ func (s *simClient) run(n *Node, cut <-chan time.Time) {
 		}
 		buf = s.frames(append(buf, tmp[:k]...), c)
 	}
-	_ = client.Close()
+	close(ended)
 	_ = server.Close()
-	<-done
+	wg.Wait()
+	c.shard.remove(c)
+	select { // a wish to subscribe again ends with its connection
+	case <-s.again:
+	default:
+	}
 }
 
-// commands plays the reader: subscribe now, and again after each unsubscribe, until the pipe closes.
-func (s *simClient) commands(c *client) {
+// commands plays the reader: subscribe now, and again whenever told to, until the connection ends.
+func (s *simClient) commands(c *client, ended <-chan struct{}) {
 	for {
 		s.mu.Lock()
 		cmd := fmt.Sprintf(`{"id":1,"subscribe":{"channel":%q,"recover":%t,"offset":%d,"epoch":%q}}`, s.channel, !s.fresh, s.offset, s.epoch)
@@ -214,23 +211,13 @@ func (s *simClient) commands(c *client) {
 			s.fail(fmt.Errorf("disconnected: %s", d.Reason))
 			return
 		}
-		for c.isSubscribed(s.channel) {
-			pause(context.Background(), 2*time.Millisecond)
-			if c.closed() {
-				return
-			}
-		}
-		pause(context.Background(), 2*time.Millisecond)
-		if c.closed() {
+		select {
+		case <-s.again:
+			pause(context.Background(), time.Millisecond)
+		case <-ended:
 			return
 		}
 	}
-}
-
-func (c *client) closed() bool {
-	c.out.mu.Lock()
-	defer c.out.mu.Unlock()
-	return c.out.err != nil || c.out.closing
 }
 
 func (s *simClient) fail(err error) {
@@ -272,9 +259,11 @@ func (s *simClient) reply(line []byte, c *client) {
 			Recovered    bool
 			Publications []struct{ Offset uint64 }
 		}
-		Push *struct {
-			Channel string
-			Pub     *struct{ Offset uint64 }
+		Error *struct{ Code int }
+		Push  *struct {
+			Channel     string
+			Pub         *struct{ Offset uint64 }
+			Unsubscribe *struct{ Code int }
 		}
 	}
 	if err := json.Unmarshal(line, &r); err != nil {
@@ -302,6 +291,11 @@ func (s *simClient) reply(line []byte, c *client) {
 		}
 	case r.Push != nil && r.Push.Pub != nil:
 		s.take(r.Push.Pub.Offset)
+	case r.Error != nil, r.Push != nil && r.Push.Unsubscribe != nil:
+		select {
+		case s.again <- struct{}{}:
+		default:
+		}
 	}
 }
 
@@ -341,7 +335,7 @@ func simulate(t *testing.T, seed uint64) {
 
 	clients := make([]*simClient, 6)
 	for i := range clients {
-		clients[i] = &simClient{channel: "c" + strconv.Itoa(i%channels), fresh: true}
+		clients[i] = &simClient{channel: "c" + strconv.Itoa(i%channels), fresh: true, again: make(chan struct{}, 1)}
 	}
 	stop := make(chan struct{})
 	var wg sync.WaitGroup

@@ -11,6 +11,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"golang.org/x/sync/errgroup"
 
 	"forgewire/db"
 )
@@ -84,7 +85,15 @@ func (l *listener) session(ctx context.Context) (connected bool, err error) {
 	}
 	l.health.connected()
 	l.bell()
-	return true, l.follow(ctx)
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return l.follow(ctx) })
+	g.Go(func() error {
+		if err := l.health.check(ctx); err != nil && ctx.Err() == nil {
+			l.logger.Error("this replica cannot serve", "error", err)
+		}
+		return nil
+	})
+	return true, g.Wait()
 }
 
 // follow handles notifications until the connection fails. The window's context is shared by all that

@@ -89,24 +89,24 @@ func (p *Publisher) Run(ctx context.Context) error {
 	}
 }
 
-// gather takes what waits, up to the bounds of a flush.
-func (p *Publisher) gather(first *publish) []*publish {
-	batch := []*publish{first}
-	count, size := len(first.messages), sizeOf(first.messages)
-	for count < maxFlushMessages && size < maxFlushBytes {
-		select {
-		case next := <-p.waiting:
-			if next.ctx.Err() != nil {
-				continue // its caller has left
-			}
+// gather takes first and what waits behind it, up to the bounds of a flush, but for those whose caller left.
+func (p *Publisher) gather(first *publish) (batch []*publish) {
+	count, size := 0, 0
+	for next := first; ; {
+		if next.ctx.Err() == nil {
 			batch = append(batch, next)
 			count += len(next.messages)
 			size += sizeOf(next.messages)
+		}
+		if count >= maxFlushMessages || size >= maxFlushBytes {
+			return batch
+		}
+		select {
+		case next = <-p.waiting:
 		default:
 			return batch
 		}
 	}
-	return batch
 }
 
 func sizeOf(messages []Message) (n int) {
@@ -119,12 +119,12 @@ func sizeOf(messages []Message) (n int) {
 // flush appends a batch and answers its callers. It has a deadline of its own: callers share it, so the
 // first one to give up must not take the others along.
 func (p *Publisher) flush(batch []*publish) {
-	messages := batch[0].messages
-	if len(batch) > 1 {
-		messages = nil
-		for _, w := range batch {
-			messages = append(messages, w.messages...)
-		}
+	var messages []Message
+	for _, w := range batch {
+		messages = append(messages, w.messages...)
+	}
+	if len(messages) == 0 {
+		return
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), flushTimeout)
 	defer cancel()

@@ -18,10 +18,11 @@ type Claims struct {
 	Info                 json.RawMessage `json:"info,omitempty"` // shown to others beside what the client publishes
 }
 
-// SignToken makes a connection token for user that is good for ttl; 0 means for ever.
+// SignToken makes a connection token for user that is good for ttl; 0 means for ever, and a negative
+// one is over.
 func SignToken(secret, user string, ttl time.Duration) (string, error) {
 	c := Claims{RegisteredClaims: jwt.RegisteredClaims{Subject: user, IssuedAt: jwt.NewNumericDate(time.Now())}}
-	if ttl > 0 {
+	if ttl != 0 {
 		c.ExpiresAt = jwt.NewNumericDate(time.Now().Add(ttl))
 	}
 	s, err := jwt.NewWithClaims(jwt.SigningMethodHS256, c).SignedString([]byte(secret))

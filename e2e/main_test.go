@@ -41,8 +41,8 @@ func run(m *testing.M) int {
 	defer os.RemoveAll(dir)
 	buildDir = dir
 	defer func() {
-		if shared.stack != nil {
-			_ = shared.stack.Stop(context.Background())
+		if stack := shared.stack.Load(); stack != nil {
+			_ = stack.Stop(context.Background())
 		}
 	}()
 	return m.Run()
@@ -76,7 +76,7 @@ var build = sync.OnceValues(func() (string, error) {
 // shared is the PostgreSQL server of all tests that leave it alone.
 var shared struct {
 	once  sync.Once
-	stack *devstack.Stack
+	stack atomic.Pointer[devstack.Stack]
 	err   error
 }
 
@@ -85,13 +85,15 @@ var serverSettings = map[string]string{"max_connections": "400"}
 func sharedServer(t testing.TB) *devstack.Server {
 	t.Helper()
 	shared.once.Do(func() {
-		shared.stack, shared.err = devstack.Start(context.Background(),
+		stack, err := devstack.Start(context.Background(),
 			devstack.Config{NoValkey: true, Progress: os.Stderr, Settings: serverSettings})
+		shared.err = err
+		shared.stack.Store(stack)
 	})
 	if shared.err != nil {
 		t.Fatal(shared.err)
 	}
-	return shared.stack.Postgres
+	return shared.stack.Load().Postgres
 }
 
 // ownServer starts a PostgreSQL server for one test, which may do with it what it likes.
@@ -123,7 +125,7 @@ func newDatabase(t testing.TB, s *devstack.Server) string {
 	name := fmt.Sprintf("e2e_%d", databases.Add(1))
 	execute(t, s.URL(), "CREATE DATABASE "+name)
 	u := atDatabase(t, s.URL(), name)
-	if shared.stack != nil && s == shared.stack.Postgres {
+	if stack := shared.stack.Load(); stack != nil && s == stack.Postgres {
 		t.Cleanup(func() { execute(t, s.URL(), fmt.Sprintf("DROP DATABASE IF EXISTS %s WITH (FORCE)", name)) })
 	}
 	return u

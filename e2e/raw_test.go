@@ -16,7 +16,10 @@ import (
 	"github.com/coder/websocket"
 )
 
-const terminate = syscall.SIGTERM
+const (
+	terminate = syscall.SIGTERM
+	text      = websocket.MessageText
+)
 
 // rawClient speaks the protocol by hand, to say what no client would.
 type rawClient struct {
@@ -92,7 +95,11 @@ func (c *rawClient) next(within time.Duration) (reply, websocket.StatusCode, err
 		for len(c.left) > 0 {
 			line := c.left[0]
 			c.left = c.left[1:]
-			if len(line) == 0 || string(line) == "{}" { // a ping
+			if len(line) == 0 {
+				continue
+			}
+			if string(line) == "{}" { // a ping
+				c.send(text, line)
 				continue
 			}
 			var r reply
@@ -119,7 +126,7 @@ func (c *rawClient) ask(command string) (reply, websocket.StatusCode) {
 		ID int `json:"id"`
 	}
 	_ = json.Unmarshal([]byte(command), &sent) // what is no command has no id
-	c.send(websocket.MessageText, []byte(command))
+	c.send(text, []byte(command))
 	for {
 		r, code, err := c.next(10 * time.Second)
 		if err != nil {

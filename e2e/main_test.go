@@ -141,6 +141,16 @@ func atDatabase(t testing.TB, serverURL, name string) string {
 	return u.String()
 }
 
+// mustPath is a URL's path.
+func mustPath(t testing.TB, address string) string {
+	t.Helper()
+	u, err := url.Parse(address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return u.Path
+}
+
 // withOptions adds parameters to a database's URL.
 func withOptions(t testing.TB, databaseURL string, pairs ...string) string {
 	t.Helper()

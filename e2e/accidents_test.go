@@ -322,16 +322,19 @@ func TestBusyDumpRestored(t *testing.T) {
 		r.resume()
 	}
 	s.waitFor("room:1", kept, 10*time.Second)
-	until(t, 10*time.Second, "the drainers sleeping", func() string {
-		if query[int](t, c.url, "SELECT last_value FROM forgewire.awake") == 2 {
-			return "awake"
+	until(t, 20*time.Second, "the drainers sleeping", func() string {
+		awake := query[bool](t, c.url, "SELECT last_value = 2 FROM forgewire.awake")
+		recent := query[int](t, c.url, `SELECT count(*) FROM pg_stat_activity WHERE application_name = 'forgewire drain'
+			AND query_start > clock_timestamp() - interval '3 seconds'`)
+		if awake || recent > 0 {
+			return fmt.Sprintf("awake %v, %d at work", awake, recent)
 		}
 		return ""
 	})
 	before := len(s.messages("room:1"))
 	execute(t, c.url, "DROP SCHEMA forgewire CASCADE")
 	tool(t, "pg_restore", "-d", c.url, file)
-	if n := query[int](t, c.url, "SELECT count(*) FROM forgewire.outbox"); n == 0 {
+	if !strings.Contains(tool(t, "pg_restore", "-a", "-t", "outbox", "-f", "-", file), kept) {
 		t.Fatal("nothing was in the outbox: the accident did not happen")
 	}
 	id, err := book.insert(t.Context(), conn, "room:1")

@@ -394,8 +394,16 @@ func TestPublishingIntoARestore(t *testing.T) {
 	for _, r := range a.replicas {
 		r.waitReady(30 * time.Second)
 	}
+	t.Logf("after the restore: head, newest message, newest incarnation: %s", query[string](t, a.url, `SELECT concat_ws(', ',
+		(SELECT last_value FROM forgewire.head), (SELECT max(seq) FROM forgewire.messages), (SELECT max(base) FROM forgewire.incarnations))`))
+	before := map[uint64]bool{}
+	for _, s := range a.book.all {
+		before[s.offset] = true
+	}
 	for range 5 {
-		_, _, _ = a.book.post(a.replicas[0], "lost:1") // written down
+		if _, p, err := a.book.post(a.replicas[0], "lost:1"); err == nil && before[p.Offset] {
+			t.Errorf("number %d was given out again", p.Offset)
+		}
 	}
 	a.after(ids)
 }

@@ -36,6 +36,7 @@ type client struct {
 	rest      []byte
 
 	ponged atomic.Bool
+	ended  atomic.Bool // it was told to go: what it still sends is not carried out
 }
 
 func newClient(n *Node, out *conn) *client {
@@ -61,6 +62,7 @@ func (c *client) sendReply(frame []byte) {
 }
 
 func (c *client) disconnect(d *Disconnect) {
+	c.ended.Store(true)
 	if c.out.disconnect(d) {
 		c.node.stats.disconnects.add(d)
 	}
@@ -83,7 +85,7 @@ func (c *client) read(ctx context.Context, ws *websocket.Conn) {
 		if _, err = b.ReadFrom(r); err != nil {
 			return
 		}
-		if bytes.Equal(b.Bytes(), pong) {
+		if c.ended.Load() || bytes.Equal(b.Bytes(), pong) {
 			c.ponged.Store(true)
 			buffers.Put(b)
 			continue
@@ -120,7 +122,7 @@ func (c *client) handleFrame(ctx context.Context, kind websocket.MessageType, da
 		if err != nil && !errors.Is(err, io.EOF) || cmd == nil {
 			return badRequest("not a JSON command")
 		}
-		if d = c.handle(ctx, cmd); d != nil {
+		if d = c.handle(ctx, cmd); d != nil || c.ended.Load() {
 			return d
 		}
 	}

@@ -365,7 +365,7 @@ func TestDrainingReplicaDies(t *testing.T) {
 	conn := dial(t, c.url)
 	awake := func() bool {
 		var up bool
-		if err := conn.QueryRow(t.Context(), "SELECT last_value = 2 FROM forgewire.awake").Scan(&up); err != nil {
+		if err := conn.QueryRow(t.Context(), drainerAwake).Scan(&up); err != nil {
 			t.Fatal(err)
 		}
 		return up

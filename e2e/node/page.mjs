@@ -1,0 +1,63 @@
+// The page of `forgewire dev` in a real Chromium: what is typed on one replica appears on both, in one order;
+// a connection that is cut comes back without loss; nothing is written to the console.
+import { chromium } from 'playwright-core';
+
+const page = await (async () => {
+  const browser = await chromium.launch({
+    executablePath: process.env.CHROMIUM,
+    args: ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
+      '--disable-component-update', '--disable-sync'],
+  });
+  process.on('exit', () => browser.close());
+  return browser.newPage({ viewport: { width: Number(process.env.WIDTH), height: 800 } });
+})();
+
+const complaints = [];
+page.on('console', (m) => complaints.push(m.text()));
+page.on('pageerror', (e) => complaints.push(e.message));
+
+const pane = (replica) => page.locator(`.pane[data-replica=${replica}]`);
+const type = async (replica, text) => {
+  await pane(replica).locator('input').fill(text);
+  await pane(replica).locator('input').press('Enter');
+};
+const texts = (replica) => pane(replica).locator('.messages li:not(.divider)').allInnerTexts();
+const until = async (what, ok) => {
+  for (const end = Date.now() + 20000; !(await ok());) {
+    if (Date.now() > end) throw new Error(`${what}: not within 20 s; a: ${await texts('a')}; b: ${await texts('b')}`);
+    await page.waitForTimeout(50);
+  }
+  console.log(`ok   ${what}`);
+};
+const both = async (text) => (await Promise.all(['a', 'b'].map(texts))).every((list) => list.some((t) => t.includes(text)));
+const state = (replica) => pane(replica).getAttribute('data-state');
+
+try {
+  await page.goto(process.env.URL);
+  await until('both are connected', async () => (await state('a')) === 'up' && (await state('b')) === 'up');
+  await type('a', 'typed on A');
+  await until('what is typed on A appears on both', () => both('typed on A'));
+  await type('b', 'typed on B');
+  await until('what is typed on B appears on both', () => both('typed on B'));
+  await fetch(new URL('/api/publish', process.env.URL), {
+    method: 'POST', headers: { 'X-API-Key': process.env.API_KEY },
+    body: JSON.stringify({ channel: 'room:1', data: { text: '<b>from outside</b>' } }),
+  });
+  await until('what is published from outside appears on both, as text', () => both('<b>from outside</b>'));
+
+  await pane('b').locator('.cut').click();
+  await until('B is cut', async () => (await state('b')) === 'away');
+  for (const n of [1, 2, 3]) await type('a', `missed ${n}`);
+  await until('B resumes', async () => (await state('b')) === 'up' && both('missed 3'));
+  await until('B says that it recovered them', async () => (await pane('b').locator('.divider.resumed').innerText()).includes('3 missed'));
+  await until('both saw the same, in the same order', async () => (await page.locator('#agreement').innerText()).includes('in the same order on both'));
+
+  const wide = await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
+  if (wide > 0) throw new Error(`the page scrolls sideways by ${wide} pixels`);
+  if (complaints.length) throw new Error(`the console says: ${complaints.join('; ')}`);
+  console.log('ok   nothing on the console, nothing scrolls sideways');
+  process.exit(0);
+} catch (e) {
+  console.error(e);
+  process.exit(1);
+}

@@ -1,0 +1,89 @@
+package e2e
+
+import (
+	"context"
+	"net/http"
+	"os"
+	"os/exec"
+	"regexp"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// A stranger's first minute: one command, and the page of two replicas in a real browser, wide and narrow.
+func TestPage(t *testing.T) {
+	heavy(t)
+	chromium := ""
+	for _, name := range []string{"chromium", "chromium-browser", "google-chrome"} {
+		if path, err := exec.LookPath(name); err == nil {
+			chromium = path
+			break
+		}
+	}
+	if chromium == "" {
+		missing(t, "Chromium is not installed: run e2e/setup.sh as root")
+	}
+	url, key := startDev(t)
+	for _, width := range []int{1280, 390} {
+		out := node(t, "node/page.mjs", "URL="+url, "API_KEY="+key, "CHROMIUM="+chromium, "WIDTH="+strconv.Itoa(width))
+		if n := strings.Count(out, "ok   "); n != 9 {
+			t.Errorf("at %d pixels %d of 9 are ok:\n%s", width, n, out)
+		}
+	}
+}
+
+// startDev runs `forgewire dev` and returns its page and key. It must end by itself, and with 0, when told to.
+func startDev(t *testing.T) (url, key string) {
+	t.Helper()
+	cmd := exec.Command(forgewire(t), "dev", "--ephemeral")
+	cmd.Dir = t.TempDir()
+	cmd.Env = append(os.Environ(), "PORT="+strconv.Itoa(freePort(t)))
+	var out, errs logBuffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	endWithUs(cmd)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	t.Cleanup(func() {
+		_ = cmd.Process.Signal(syscall.SIGINT)
+		select {
+		case err := <-ended:
+			if err != nil {
+				t.Errorf("dev ended with %v:\n%s", err, errs.String())
+			}
+		case <-time.After(30 * time.Second):
+			_ = cmd.Process.Kill()
+			t.Errorf("dev does not end:\n%s", errs.String())
+		}
+		if s := errs.String(); strings.Contains(s, "DATA RACE") || strings.Contains(s, "panic:") {
+			t.Error(s)
+		}
+	})
+	page, secret := regexp.MustCompile(`Page\s+(http\S+)`), regexp.MustCompile(`API key\s+(\S+)`)
+	until(t, 90*time.Second, "dev running", func() string {
+		a, b := page.FindStringSubmatch(out.String()), secret.FindStringSubmatch(out.String())
+		if a == nil || b == nil {
+			return "nothing printed yet: " + errs.String()
+		}
+		url, key = a[1], b[1]
+		req, err := http.NewRequestWithContext(context.Background(), http.MethodGet, url+"/readyz", http.NoBody)
+		if err != nil {
+			return err.Error()
+		}
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			return err.Error()
+		}
+		defer resp.Body.Close()
+		if resp.StatusCode != http.StatusOK {
+			return resp.Status
+		}
+		return ""
+	})
+	return url, key
+}

@@ -1,7 +1,116 @@
 package main
 
-import "errors"
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"time"
 
-type benchCommand struct{}
+	"forgewire/cmd/forgewire/bench"
+	"forgewire/infra/config"
+)
 
-func (benchCommand) Run() error { return errors.New("nothing to measure yet") }
+type benchCommand struct {
+	Fanout benchFanout `cmd:"" help:"Publish over HTTP, receive over WebSocket; beside it the floor, without either."`
+	SQL    benchSQL    `cmd:"" name:"sql" help:"What publishing costs a transaction of one's own."`
+}
+
+type benchFanout struct {
+	Publishers  int           `default:"64" help:"How many publish at once; one is measured too."`
+	Subscribers int           `default:"0" help:"How many receive; 0 for one a replica."`
+	Duration    time.Duration `default:"10s" help:"Of each measurement."`
+	Rounds      int           `default:"2" help:"In how many parts, in which the floor and the whole take turns."`
+	Size        int           `default:"150" help:"Of a message's data, in bytes."`
+	Replicas    int           `default:"2" help:"How many to start."`
+	Channels    int           `default:"1" help:"Over how many the publishers are spread."`
+	Idle        bool          `help:"Measure also the CPU time of an idle replica, over 10 s."`
+	URL         []string      `name:"url" help:"Of a running deployment to measure; once for each replica, or the load balancer's."`
+	APIKey      string        `name:"api-key" help:"Of that deployment; else FORGEWIRE_API_KEY."`
+	Token       string        `help:"Of its subscribers, if it has no anonymous ones."`
+	JSON        string        `name:"json" type:"path" placeholder:"FILE" help:"Write the figures there too."`
+}
+
+func (benchFanout) Help() string {
+	return "Starts a private PostgreSQL and the replicas, each a process of its own, unless --url is given. " +
+		"The generator shares the CPUs with them: trust the ratios, not the figures of another machine."
+}
+
+const (
+	benchWarmup = time.Second
+	benchIdle   = 10 * time.Second
+)
+
+func (c *benchFanout) Run(ctx context.Context) error {
+	binary, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("find this program: %w", err)
+	}
+	cfg := bench.FanoutConfig{
+		Publishers: c.Publishers, Subscribers: c.Subscribers, Replicas: c.Replicas, Channels: c.Channels, Size: c.Size,
+		Duration: c.Duration, Warmup: benchWarmup, Rounds: c.Rounds,
+		Binary: binary, Environ: os.Environ(), Progress: os.Stderr,
+		URLs: c.URL, APIKey: c.APIKey, Token: c.Token,
+	}
+	if c.Idle {
+		cfg.Idle = benchIdle
+	}
+	if len(c.URL) > 0 && c.APIKey == "" {
+		env, err := config.LoadOnly(os.Environ(), "FORGEWIRE_API_KEY")
+		if err != nil {
+			return err
+		}
+		cfg.APIKey = env.APIKey.Reveal()
+	}
+	report, err := bench.Fanout(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	return writeReport(report, c.JSON)
+}
+
+type benchSQL struct {
+	Writers     int           `default:"32" help:"How many transactions at once."`
+	Rounds      int           `default:"5" help:"How often each case is measured; the cases take turns."`
+	Slice       time.Duration `default:"3s" help:"How long each time, in whole seconds."`
+	DatabaseURL string        `name:"database-url" help:"A migrated database, in which tables are made and dropped; else a private one."`
+	JSON        string        `name:"json" type:"path" placeholder:"FILE" help:"Write the figures there too."`
+}
+
+func (benchSQL) Help() string {
+	return "Needs pgbench. A replica runs beside it and moves what is published to a subscriber at the same time."
+}
+
+func (c *benchSQL) Run(ctx context.Context) error {
+	binary, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("find this program: %w", err)
+	}
+	report, err := bench.SQL(ctx, bench.SQLConfig{
+		Writers: c.Writers, Rounds: c.Rounds, Slice: c.Slice, Warmup: benchWarmup, Database: c.DatabaseURL,
+		Binary: binary, Environ: os.Environ(), Progress: os.Stderr,
+	})
+	if err != nil {
+		return err
+	}
+	return writeReport(report, c.JSON)
+}
+
+// writeReport shows a report, and writes it to file if one is named.
+func writeReport(report interface{ Print(w io.Writer) error }, file string) error {
+	if err := report.Print(os.Stdout); err != nil {
+		return err
+	}
+	if file == "" {
+		return nil
+	}
+	b, err := json.MarshalIndent(report, "", "  ")
+	if err != nil {
+		return fmt.Errorf("encode the report: %w", err)
+	}
+	if err = os.WriteFile(file, append(b, '\n'), 0o644); err != nil {
+		return fmt.Errorf("write the report: %w", err)
+	}
+	return nil
+}

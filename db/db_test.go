@@ -99,14 +99,14 @@ func TestPublishRefuses(t *testing.T) {
 	}
 	defer conn.Close(t.Context())
 	for _, c := range []struct{ sql, why string }{
-		{`SELECT forgewire.publish('', '1')`, "channel_is_1_to_255_printable_ascii"},
-		{`SELECT forgewire.publish(repeat('a', 256), '1')`, "channel_is_1_to_255_printable_ascii"},
-		{`SELECT forgewire.publish(E'a\nb', '1')`, "channel_is_1_to_255_printable_ascii"},
-		{`SELECT forgewire.publish('é', '1')`, "channel_is_1_to_255_printable_ascii"},
-		{`SELECT forgewire.publish('a', to_jsonb(repeat('x', 1048576)))`, "data_is_at_most_1_mib"},
+		{`SELECT forgewire.publish('', '1')`, "1 to 255 printable ASCII"},
+		{`SELECT forgewire.publish(repeat('a', 256), '1')`, "1 to 255 printable ASCII"},
+		{`SELECT forgewire.publish(E'a\nb', '1')`, "1 to 255 printable ASCII"},
+		{`SELECT forgewire.publish('é', '1')`, "1 to 255 printable ASCII"},
+		{`SELECT forgewire.publish('a', to_jsonb(repeat('x', 1048576)))`, "at most 1 MiB"},
 		{`SELECT forgewire.publish('a', 'not json')`, "invalid input syntax for type json"},
 		{`SELECT forgewire.publish('a', '"\u0000"')`, "unsupported Unicode escape"},
-		{`SELECT forgewire.publish('a', NULL)`, "null value"},
+		{`SELECT forgewire.publish('a', NULL)`, "at most 1 MiB"},
 	} {
 		if _, err := conn.Exec(t.Context(), c.sql); err == nil || !strings.Contains(err.Error(), c.why) {
 			t.Errorf("%s: %v", c.sql, err)

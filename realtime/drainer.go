@@ -13,6 +13,7 @@ import (
 // How the drainer looks for what was published from SQL.
 const (
 	lookEvery      = 3 * time.Millisecond // while awake
+	lookBusy       = 8 * time.Millisecond // after a look that found something: larger batches cost everybody less
 	emptyLooks     = 10                   // in a row, then it goes to sleep
 	maxDoze        = time.Second          // between looks while an old transaction keeps it from sleeping
 	drainRows      = 2000
@@ -166,10 +167,11 @@ func (d *drainer) work(ctx context.Context, settled bool) error {
 			if err != nil {
 				return err
 			}
+			wait := lookEvery
 			if n > 0 {
-				empty = 0
+				empty, wait = 0, lookBusy
 			}
-			if !pause(ctx, lookEvery) {
+			if !pause(ctx, wait) {
 				return ctx.Err()
 			}
 		}

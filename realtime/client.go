@@ -8,6 +8,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unicode/utf8"
 
 	"github.com/centrifugal/protocol"
 	"github.com/coder/websocket"
@@ -19,7 +20,9 @@ type client struct {
 	id    string // fixed
 	node  *Node
 	shard *shard
-	out   *conn
+	// out takes what is sent, in this format.
+	out    transport
+	format format
 
 	// Owned by whoever handles a command: one at a time.
 	user string
@@ -38,9 +41,20 @@ type client struct {
 	ponged atomic.Bool
 }
 
-func newClient(n *Node, out *conn) *client {
+// transport is how bytes reach a client.
+type transport interface {
+	// send takes what is encoded and never blocks. It returns errSlow, and drops it, if something waits
+	// already and it would be more than limit bytes.
+	send(encoded []byte, limit int) error
+	// disconnect tells the client why, and ends the connection soon. It reports whether it was the first to.
+	disconnect(d *Disconnect) bool
+	// Close ends the connection at once.
+	Close() error
+}
+
+func newClient(n *Node, out transport, f format) *client {
 	id := uuid.NewString()
-	return &client{id: id, node: n, shard: n.hub.shardFor(id), out: out, subs: map[string]*subscription{}}
+	return &client{id: id, node: n, shard: n.hub.shardFor(id), out: out, format: f, subs: map[string]*subscription{}}
 }
 
 // send hands a frame to the connection. A client that is too slow to take it is disconnected: it resumes
@@ -52,7 +66,7 @@ func (c *client) send(frame []byte) {
 }
 
 // reply sends the answer to a command, which may be large: the client asked for it.
-func (c *client) reply(r *protocol.Reply) { c.sendReply(replyFrame(r)) }
+func (c *client) reply(r *protocol.Reply) { c.sendReply(c.format.encode(r)) }
 
 func (c *client) sendReply(frame []byte) {
 	if errors.Is(c.out.send(frame, maxReply), errSlow) {
@@ -83,7 +97,7 @@ func (c *client) read(ctx context.Context, ws *websocket.Conn) {
 		if _, err = b.ReadFrom(r); err != nil {
 			return
 		}
-		if bytes.Equal(b.Bytes(), pong) {
+		if bytes.Equal(b.Bytes(), pong) || c.format == wsProtobuf && b.Len() == 1 && b.Bytes()[0] == 0 {
 			c.ponged.Store(true)
 			buffers.Put(b)
 			continue
@@ -102,12 +116,23 @@ func (c *client) read(ctx context.Context, ws *websocket.Conn) {
 // pong is what the official clients answer a ping with.
 var pong = []byte("{}")
 
-// handleFrame runs the commands of one frame, one a line.
-func (c *client) handleFrame(ctx context.Context, kind websocket.MessageType, data []byte) (d *Disconnect) {
+// handleFrame runs the commands of one frame.
+func (c *client) handleFrame(ctx context.Context, kind websocket.MessageType, data []byte) *Disconnect {
+	if c.format == wsProtobuf {
+		if kind != websocket.MessageBinary {
+			return badRequest("frames must be binary")
+		}
+		return c.handleProtobuf(ctx, data)
+	}
 	if kind != websocket.MessageText {
 		return badRequest("frames must be text")
 	}
-	if !validText(data) {
+	return c.handleJSON(ctx, data)
+}
+
+// handleJSON runs commands, one a line.
+func (c *client) handleJSON(ctx context.Context, data []byte) (d *Disconnect) {
+	if !utf8.Valid(data) {
 		return badRequest("not valid UTF-8")
 	}
 	for more := true; more; {
@@ -125,6 +150,23 @@ func (c *client) handleFrame(ctx context.Context, kind websocket.MessageType, da
 		}
 	}
 	return nil
+}
+
+// handleProtobuf runs commands, each behind its length.
+func (c *client) handleProtobuf(ctx context.Context, data []byte) *Disconnect {
+	decoder := protocol.NewProtobufCommandDecoder(data)
+	for {
+		cmd, err := decoder.Decode()
+		if err != nil && !errors.Is(err, io.EOF) || cmd == nil {
+			return badRequest("not a Protobuf command")
+		}
+		if d := c.handle(ctx, cmd); d != nil {
+			return d
+		}
+		if err != nil {
+			return nil
+		}
+	}
 }
 
 // handle runs one command. The command's strings point into the read buffer: what outlives the command is

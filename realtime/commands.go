@@ -6,12 +6,9 @@ import (
 	"errors"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"github.com/centrifugal/protocol"
 )
-
-func validText(data []byte) bool { return utf8.Valid(data) }
 
 // connect authenticates the connection.
 func (c *client) connect(cmd *protocol.Command) *Disconnect {

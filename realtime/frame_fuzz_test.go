@@ -52,16 +52,17 @@ func FuzzCommands(f *testing.F) {
 	cancel()
 	f.Fuzz(func(t *testing.T, data []byte) {
 		sink := &sinkConn{}
-		c := newClient(n, newConn(sink))
+		out := newConn(sink)
+		c := newClient(n, out, wsJSON)
 		c.shard.add(c)
 		if d := c.handleFrame(gone, websocket.MessageText, data); d != nil {
 			c.disconnect(d)
 		}
 		c.shard.remove(c)
 		for { // the drain goroutine ends by itself
-			c.out.mu.Lock()
-			idle := !c.out.draining
-			c.out.mu.Unlock()
+			out.mu.Lock()
+			idle := !out.draining
+			out.mu.Unlock()
 			if idle {
 				break
 			}

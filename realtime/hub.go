@@ -39,30 +39,33 @@ func (h *hub) shardFor(id string) *shard {
 	return h.shards[maphash.String(h.seed, id)%uint64(len(h.shards))]
 }
 
-// A burst is what one notification brought for one channel. Its frame is built once, for everybody, by the
-// first shard that has a subscriber.
+// A burst is what one notification brought for one channel. It is encoded once for each
+// format, for everybody, by the first shard that has such a subscriber.
 type burst struct {
 	channel  string
 	messages []*Message
 	size     int    // of their data, in bytes
 	last     uint64 // the newest one's offset
-	once     sync.Once
-	shared   []byte
+	encoded  [formats]struct {
+		once  sync.Once
+		bytes []byte
+	}
 }
 
-func (b *burst) frame() []byte {
-	b.once.Do(func() { b.shared = pushFrame(b.channel, b.messages) })
-	return b.shared
+func (b *burst) frame(f format) []byte {
+	e := &b.encoded[f]
+	e.once.Do(func() { e.bytes = f.encode(publications(b.channel, b.messages)...) })
+	return e.bytes
 }
 
 // frameAfter is the frame for a subscriber that has everything up to offset.
-func (b *burst) frameAfter(offset uint64) []byte {
+func (b *burst) frameAfter(f format, offset uint64) []byte {
 	if offset < b.messages[0].Offset {
-		return b.frame()
+		return b.frame(f)
 	}
 	for i, m := range b.messages {
 		if m.Offset > offset {
-			return pushFrame(b.channel, b.messages[i:])
+			return f.encode(publications(b.channel, b.messages[i:])...)
 		}
 	}
 	return nil

@@ -14,6 +14,9 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
+// protobufSubprotocol is how a client asks for the binary form of the protocol.
+const protobufSubprotocol = "centrifuge-protobuf"
+
 // maintainEvery is how often a replica that sees messages makes partitions and retires old ones.
 const maintainEvery = time.Minute
 
@@ -127,7 +130,7 @@ func (n *Node) dismiss() {
 	case <-gone:
 	case <-time.After(n.cfg.ShutdownTimeout/4 + time.Millisecond):
 		for _, c := range n.hub.all() {
-			_ = c.out.Conn.Close() // it does not answer our close frame
+			_ = c.out.Close() // it does not answer our close frame
 		}
 		<-gone
 	}
@@ -240,6 +243,7 @@ func (n *Node) ServeWebSocket(w http.ResponseWriter, r *http.Request) {
 	hj := &hijacker{ResponseWriter: w}
 	ws, err := websocket.Accept(hj, r, &websocket.AcceptOptions{
 		OriginPatterns:  n.cfg.AllowedOrigins,
+		Subprotocols:    []string{protobufSubprotocol},
 		CompressionMode: websocket.CompressionDisabled,
 	})
 	if err != nil {
@@ -248,7 +252,11 @@ func (n *Node) ServeWebSocket(w http.ResponseWriter, r *http.Request) {
 	}
 	// What carries a publication of the largest size, and its channel, fits; more closes with 1009.
 	ws.SetReadLimit(int64(n.cfg.MaxPublicationBytes) + 4096)
-	c := newClient(n, hj.conn)
+	f := wsJSON
+	if ws.Subprotocol() == protobufSubprotocol || r.URL.Query().Get("cf_protocol") == "protobuf" {
+		f = wsProtobuf
+	}
+	c := newClient(n, hj.conn, f)
 	if n.hub.count.Add(1) > int64(n.cfg.MaxConnections) {
 		c.disconnect(disconnectLimit)
 	}

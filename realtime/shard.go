@@ -131,7 +131,7 @@ func (s *shard) gather(bursts []*burst) (size int) {
 			case !sub.live:
 				sub.hold(b)
 			default:
-				if f := b.frameAfter(sub.from); f != nil {
+				if f := b.frameAfter(sub.client.format, sub.from); f != nil {
 					s.give(sub.client, f)
 				}
 			}
@@ -154,7 +154,7 @@ func (sub *subscription) hold(b *burst) {
 func (s *shard) release(sub *subscription) {
 	sub.live = true
 	for _, b := range sub.held {
-		if f := b.frameAfter(sub.from); f != nil {
+		if f := b.frameAfter(sub.client.format, sub.from); f != nil {
 			s.give(sub.client, f)
 		}
 	}
@@ -198,7 +198,7 @@ func (s *shard) invalidate(survived uint64) {
 				continue
 			}
 			if sub.lost = true; sub.live {
-				sub.client.send(unsubscribeFrame(name))
+				sub.client.send(sub.client.format.encode(unsubscribed(name, unsubscribeInsufficient, unsubscribeInsufficientReason)))
 				s.unsubscribe(sub)
 			}
 		}
@@ -272,7 +272,7 @@ func (s *shard) beat(now time.Time) {
 			c.pingAt = s.tick + pingInterval
 			c.pongBy = s.tick + pongTimeout
 			c.ponged.Store(false)
-			c.send(pingFrame)
+			c.send(pings[c.format])
 		}
 	}
 }

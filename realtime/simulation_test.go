@@ -173,7 +173,7 @@ type simClient struct {
 // run connects once and follows until the connection is cut.
 func (s *simClient) run(n *Node, cut <-chan time.Time) {
 	client, server := net.Pipe()
-	c := newClient(n, newConn(server))
+	c := newClient(n, newConn(server), wsJSON)
 	c.connected = true
 	c.shard.add(c)
 	ended := make(chan struct{})

@@ -20,7 +20,7 @@ func (c *client) subscribe(ctx context.Context, cmd *protocol.Command) *Disconne
 		c.reply(&protocol.Reply{Id: cmd.Id, Error: c.errorFor(err).reply()})
 		return nil
 	}
-	reply := replyFrame(&protocol.Reply{Id: cmd.Id, Subscribe: result})
+	reply := c.format.encode(&protocol.Reply{Id: cmd.Id, Subscribe: result})
 	s := c.shard
 	s.mu.Lock()
 	defer s.mu.Unlock()

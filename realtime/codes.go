@@ -51,6 +51,7 @@ var (
 	disconnectInvalidToken = &Disconnect{3500, "invalid token"}
 	disconnectBadRequest   = &Disconnect{3501, "bad request"}
 	disconnectStale        = &Disconnect{3502, "stale"}
+	disconnectForced       = &Disconnect{3503, "force disconnect"}
 	disconnectNotAvailable = &Disconnect{3508, "not available"}
 	// disconnectLimit is WebSocket's own "try again later" (RFC 6455 registry).
 	disconnectLimit = &Disconnect{1013, "connection limit"}

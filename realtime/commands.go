@@ -57,7 +57,7 @@ func (c *client) authenticate(token string) (*Claims, error) {
 func (c *client) accept(claims *Claims) (expires bool, ttl uint32) {
 	c.shard.mu.Lock()
 	defer c.shard.mu.Unlock()
-	c.connected = true
+	c.shard.connected(c)
 	c.expires = time.Time{}
 	if claims.ExpiresAt == nil {
 		return false, 0
@@ -90,7 +90,8 @@ func (c *client) publish(ctx context.Context, req *protocol.PublishRequest) erro
 		return ErrBadRequest.With(why)
 	}
 	o := c.node.cfg.Namespaces.of(channel)
-	if !o.AllowPublishForClient && (!o.AllowPublishForSubscriber || !c.isSubscribed(channel)) {
+	allowed := o.AllowPublishForClient || o.AllowPublishForSubscriber && c.isSubscribed(channel)
+	if !allowed || c.user == "" && !o.AllowPublishForAnonymous {
 		return ErrPermissionDenied
 	}
 	info := &Info{User: c.user, Client: c.id, ConnInfo: c.info}
@@ -104,14 +105,14 @@ func (c *client) history(ctx context.Context, req *protocol.HistoryRequest) (*pr
 	if why := checkChannel(channel); why != "" {
 		return nil, ErrBadRequest.With(why)
 	}
-	if !c.isSubscribed(channel) {
+	if !c.node.cfg.Namespaces.of(channel).AllowHistoryForSubscriber || !c.isSubscribed(channel) {
 		return nil, ErrPermissionDenied
 	}
 	f := HistoryFilter{Limit: int(req.Limit), Reverse: req.Reverse}
 	if req.Since != nil {
 		f.Since = &Position{Offset: req.Since.Offset, Epoch: strings.Clone(req.Since.Epoch)}
 	}
-	h, err := c.node.log.History(ctx, channel, f)
+	h, err := c.node.History(ctx, channel, f)
 	if err != nil {
 		return nil, err
 	}

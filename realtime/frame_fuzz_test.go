@@ -46,7 +46,7 @@ func FuzzCommands(f *testing.F) {
 	}
 	n := &Node{hub: h, logger: slog.New(slog.DiscardHandler), log: NewLog(pool), publisher: NewPublisher(nil),
 		cfg: Config{AllowAnonymous: true, TokenSecret: testSecret, MaxPublicationBytes: 1000,
-			Namespaces: &Namespaces{WithoutNamespace: ChannelOptions{AllowPublishForClient: true}}}}
+			Namespaces: must(ParseNamespaces(`{"without_namespace":{"allow_publish_for_client":true}}`))}}
 	n.past = n.log.recover
 	gone, cancel := context.WithCancel(context.Background())
 	cancel()

@@ -45,7 +45,7 @@ type burst struct {
 	channel  string
 	messages []*Message
 	size     int    // of their data, in bytes
-	last     uint64 // the newest one's offset
+	last     uint64 // the newest one's offset; 0 for ephemeral ones
 	encoded  [formats]struct {
 		once  sync.Once
 		bytes []byte
@@ -60,7 +60,7 @@ func (b *burst) frame(f format) []byte {
 
 // frameAfter is the frame for a subscriber that has everything up to offset.
 func (b *burst) frameAfter(f format, offset uint64) []byte {
-	if offset < b.messages[0].Offset {
+	if offset < b.messages[0].Offset || b.last == 0 {
 		return b.frame(f)
 	}
 	for i, m := range b.messages {
@@ -71,7 +71,7 @@ func (b *burst) frameAfter(f format, offset uint64) []byte {
 	return nil
 }
 
-// deliver implements audience. It waits while a shard is so far behind that its queue is full: then the
+// deliver implements audience; the listener also calls it with messages that have no offset: ephemeral ones. It waits while a shard is so far behind that its queue is full: then the
 // listener reads no further, and Postgres keeps what comes.
 func (h *hub) deliver(messages []Message) {
 	var bursts []*burst
@@ -88,7 +88,7 @@ func (h *hub) deliver(messages []Message) {
 		b.size += len(m.Data)
 		b.last = m.Offset
 	}
-	h.tell(event{bursts: bursts, at: messages[len(messages)-1].Offset})
+	h.tell(event{bursts: bursts, at: messages[len(messages)-1].Offset}) // 0 for ephemeral ones
 }
 
 func (h *hub) lost(survived, at uint64) {
@@ -132,6 +132,20 @@ func (h *hub) all() (all []*client) {
 		s.mu.Lock()
 		for c := range s.clients {
 			all = append(all, c)
+		}
+		s.mu.Unlock()
+	}
+	return all
+}
+
+// clientsOf returns a user's connections on this replica, or the one with that id.
+func (h *hub) clientsOf(user, id string) (all []*client) {
+	for _, s := range h.shards {
+		s.mu.Lock()
+		for c := range s.users[user] {
+			if id == "" || c.id == id {
+				all = append(all, c)
+			}
 		}
 		s.mu.Unlock()
 	}

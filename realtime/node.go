@@ -3,6 +3,7 @@ package realtime
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"sync"
@@ -76,7 +77,7 @@ func New(cfg Config) (*Node, error) {
 	n.past = n.log.recover
 	n.publisher = NewPublisher(n.log)
 	n.drainer = newDrainer(cfg.ListenURL, n.logger)
-	n.listener = &listener{url: cfg.ListenURL, logger: n.logger, health: n.health, bell: n.drainer.ring}
+	n.listener = &listener{url: cfg.ListenURL, logger: n.logger, health: n.health, bell: n.drainer.ring, out: n.hub, control: n.handleControl}
 	n.listener.follower = &follower{log: n.listener, out: n.hub}
 	n.life, n.endLife = context.WithCancel(context.Background())
 	return n, nil
@@ -174,7 +175,16 @@ func (n *Node) Ready(ctx context.Context) error {
 }
 
 // Check says what is wrong with a message, as an *Error, or nil. It removes white space from its data.
-func (n *Node) Check(m *Message) error { return check(m, n.cfg.MaxPublicationBytes) }
+func (n *Node) Check(m *Message) error {
+	if err := check(m, n.cfg.MaxPublicationBytes); err != nil {
+		return err
+	}
+	m.ephemeral = n.cfg.Namespaces.of(m.Channel).Ephemeral
+	if m.ephemeral && len(m.Channel)+len(m.Data)+len(m.Meta.encode()) > maxEphemeral {
+		return ErrLimitExceeded.With(fmt.Sprintf("an ephemeral message is larger than %d bytes", maxEphemeral))
+	}
+	return nil
+}
 
 // Publish appends messages in one transaction, in order, and returns them with their offsets. What is wrong
 // with a message is an *Error, and nothing is published. After any other error nobody knows whether it was.
@@ -187,10 +197,13 @@ func (n *Node) Publish(ctx context.Context, messages ...Message) ([]Message, err
 	return n.publisher.Publish(ctx, messages...)
 }
 
-// History reads a channel's past.
+// History reads a channel's past. An ephemeral channel has none.
 func (n *Node) History(ctx context.Context, channel string, f HistoryFilter) (History, error) {
 	if why := checkChannel(channel); why != "" {
 		return History{}, ErrBadRequest.With(why)
+	}
+	if n.cfg.Namespaces.of(channel).Ephemeral {
+		return History{}, ErrNotAvailable.With("the channel is ephemeral")
 	}
 	return n.log.History(ctx, channel, f)
 }

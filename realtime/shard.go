@@ -55,6 +55,7 @@ type shard struct {
 
 	mu       sync.Mutex
 	clients  map[*client]struct{} // guarded by mu, like all below
+	users    map[string]map[*client]struct{}
 	channels map[string]*channel
 	at       uint64 // everything up to here was handed on
 	epoch    string // "" until the log was reached for the first time
@@ -67,6 +68,7 @@ func newShard() *shard {
 	return &shard{
 		events:   make(chan event, maxEvents),
 		clients:  map[*client]struct{}{},
+		users:    map[string]map[*client]struct{}{},
 		channels: map[string]*channel{},
 		tick:     pingInterval,
 	}
@@ -104,7 +106,9 @@ func (s *shard) handle(e event) {
 		default:
 			size += s.gather(e.bursts)
 		}
-		s.at = e.at
+		if e.reset || e.lost || e.at != 0 {
+			s.at = e.at
+		}
 		if more = size < maxGather; more {
 			select {
 			case e = <-s.events:
@@ -124,7 +128,7 @@ func (s *shard) gather(bursts []*burst) (size int) {
 		if ch == nil {
 			continue
 		}
-		ch.last = b.last
+		ch.last = max(ch.last, b.last)
 		for sub := range ch.subs {
 			switch {
 			case sub.lost:
@@ -247,6 +251,20 @@ func (s *shard) remove(c *client) {
 		s.unsubscribe(sub)
 	}
 	delete(s.clients, c)
+	if s.users[c.user] != nil {
+		if delete(s.users[c.user], c); len(s.users[c.user]) == 0 {
+			delete(s.users, c.user)
+		}
+	}
+}
+
+// connected marks a client as user's. The caller holds mu.
+func (s *shard) connected(c *client) {
+	c.connected = true
+	if s.users[c.user] == nil {
+		s.users[c.user] = map[*client]struct{}{}
+	}
+	s.users[c.user][c] = struct{}{}
 }
 
 // beat runs every second: pings that are due, pongs that are overdue, tokens that have ended, and

@@ -323,7 +323,7 @@ func simulate(t *testing.T, seed uint64) {
 	const channels = 3
 	rng := rand.New(rand.NewPCG(seed, 1))
 	log := newSimLog(rng)
-	n := &Node{hub: newHub(), logger: slog.New(slog.DiscardHandler), past: log.past, cfg: Config{Namespaces: &Namespaces{}}}
+	n := &Node{hub: newHub(), logger: slog.New(slog.DiscardHandler), past: log.past, cfg: Config{Namespaces: NewNamespaces()}}
 	f := &follower{log: log, out: n.hub}
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()

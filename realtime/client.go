@@ -20,6 +20,8 @@ type client struct {
 	id    string // fixed
 	node  *Node
 	shard *shard
+	// session is the secret by which commands find a stream; "" where they come over the connection itself.
+	session string
 	// out takes what is sent, in this format.
 	out    transport
 	format format
@@ -39,6 +41,7 @@ type client struct {
 	rest      []byte
 
 	ponged atomic.Bool
+	guard  guard // of the WebSocket's reader
 }
 
 // transport is how bytes reach a client.
@@ -48,6 +51,8 @@ type transport interface {
 	send(encoded []byte, limit int) error
 	// disconnect tells the client why, and ends the connection soon. It reports whether it was the first to.
 	disconnect(d *Disconnect) bool
+	// leaving says that disconnect was called: what the client asks for now is too late.
+	leaving() bool
 	// Close ends the connection at once.
 	Close() error
 }
@@ -87,14 +92,20 @@ var buffers = sync.Pool{New: func() any { return new(bytes.Buffer) }}
 // read waits for it, so that commands keep their order and a client that floods waits for itself.
 func (c *client) read(ctx context.Context, ws *websocket.Conn) {
 	done := make(chan *Disconnect)
-	for {
+	for limited := true; ; {
 		kind, r, err := ws.Reader(context.Background()) // no deadline: a timer a message costs more than the message
 		if err != nil {
 			return
 		}
 		b := buffers.Get().(*bytes.Buffer)
 		b.Reset()
-		if _, err = b.ReadFrom(r); err != nil {
+		c.guard.begin()
+		_, err = b.ReadFrom(&fragments{r: r, left: maxFragments})
+		c.guard.end()
+		if errors.Is(err, errFragments) {
+			c.disconnect(badRequest("too many fragments"))
+		}
+		if err != nil {
 			return
 		}
 		if bytes.Equal(b.Bytes(), pong) || c.format == wsProtobuf && b.Len() == 1 && b.Bytes()[0] == 0 {
@@ -110,6 +121,11 @@ func (c *client) read(ctx context.Context, ws *websocket.Conn) {
 		if d != nil {
 			c.disconnect(d)
 		}
+		if limited && c.isConnected() {
+			// What carries a publication of the largest size, and its channel, fits; more closes with 1009.
+			ws.SetReadLimit(int64(max(c.node.cfg.MaxPublicationBytes+4096, maxUnconnected)))
+			limited = false
+		}
 	}
 }
 
@@ -118,14 +134,22 @@ var pong = []byte("{}")
 
 // handleFrame runs the commands of one frame.
 func (c *client) handleFrame(ctx context.Context, kind websocket.MessageType, data []byte) *Disconnect {
-	if c.format == wsProtobuf {
-		if kind != websocket.MessageBinary {
-			return badRequest("frames must be binary")
-		}
-		return c.handleProtobuf(ctx, data)
-	}
-	if kind != websocket.MessageText {
+	switch binary := c.format == wsProtobuf; {
+	case binary && kind != websocket.MessageBinary:
+		return badRequest("frames must be binary")
+	case !binary && kind != websocket.MessageText:
 		return badRequest("frames must be text")
+	}
+	return c.handleCommands(ctx, data)
+}
+
+// handleCommands runs commands in the client's form of the protocol.
+func (c *client) handleCommands(ctx context.Context, data []byte) *Disconnect {
+	if c.out.leaving() {
+		return nil
+	}
+	if c.format.protocol() == protocol.TypeProtobuf {
+		return c.handleProtobuf(ctx, data)
 	}
 	return c.handleJSON(ctx, data)
 }
@@ -164,7 +188,7 @@ func (c *client) handleProtobuf(ctx context.Context, data []byte) *Disconnect {
 			return d
 		}
 		if err != nil {
-			return nil
+			return nil //nolint:nilerr // io.EOF: that was the last one
 		}
 	}
 }

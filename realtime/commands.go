@@ -29,6 +29,9 @@ func (c *client) connect(cmd *protocol.Command) *Disconnect {
 	}
 	c.user, c.info = claims.Subject, claims.Info
 	result := &protocol.ConnectResult{Client: c.id, Version: c.node.cfg.Version, Ping: pingInterval, Pong: true}
+	if c.session != "" {
+		result.Session, result.Node = c.session, c.node.id
+	}
 	result.Expires, result.Ttl = c.accept(claims)
 	c.reply(&protocol.Reply{Id: cmd.Id, Connect: result})
 	return nil

@@ -179,6 +179,12 @@ func (c *conn) disconnect(d *Disconnect) bool {
 	return true
 }
 
+func (c *conn) leaving() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.closing
+}
+
 // hijacker hands websocket.Accept our conn and small buffers instead of net/http's 4 KiB ones.
 type hijacker struct {
 	http.ResponseWriter

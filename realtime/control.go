@@ -17,9 +17,17 @@ type control struct {
 	Channel string `json:"channel,omitempty"`
 	Code    uint16 `json:"code,omitempty"`
 	Reason  string `json:"reason,omitempty"`
+
+	Node    string `json:"node,omitempty"` // only this replica is meant
+	Session string `json:"session,omitempty"`
+	Data    []byte `json:"data,omitempty"`
+	Serial  uint64 `json:"serial,omitempty"`
 }
 
-const opDisconnect = "disconnect"
+const (
+	opDisconnect = "disconnect"
+	opEmulate    = "emulate"
+)
 
 // tell sends a control to every replica.
 func (n *Node) tell(ctx context.Context, c control) error {
@@ -47,6 +55,10 @@ func (n *Node) handleControl(body []byte) {
 	case opDisconnect:
 		for _, client := range n.hub.clientsOf(c.User, c.Client) {
 			client.disconnect(&Disconnect{Code: c.Code, Reason: c.Reason})
+		}
+	case opEmulate:
+		if c.Node == n.id {
+			n.sessions.deliver(c.Session, c.Data) // one that has ended needs no command
 		}
 	default:
 		n.logger.Debug("a control of another version was ignored", "op", c.Op)

@@ -11,15 +11,17 @@ import (
 type format uint8
 
 const (
-	wsJSON     format = iota // a WebSocket text frame, one reply a line
-	wsProtobuf               // a WebSocket binary frame, each reply behind its length
-	streamJSON               // HTTP streaming: one reply a line
-	sseJSON                  // server-sent events: one reply an event
-	formats                  // how many there are
+	wsJSON         format = iota // a WebSocket text frame, one reply a line
+	wsProtobuf                   // a WebSocket binary frame, each reply behind its length
+	streamJSON                   // HTTP streaming: one reply a line
+	streamProtobuf               // HTTP streaming: each reply behind its length
+	sseJSON                      // server-sent events: one reply an event
+	events                       // server-sent events: one message an event, without the protocol around it
+	formats                      // how many there are
 )
 
 func (f format) protocol() protocol.Type {
-	if f == wsProtobuf {
+	if f == wsProtobuf || f == streamProtobuf {
 		return protocol.TypeProtobuf
 	}
 	return protocol.TypeJSON
@@ -28,6 +30,9 @@ func (f format) protocol() protocol.Type {
 // encode returns replies as bytes that can go to any number of clients: nobody may change them. A reply that
 // cannot be encoded, which only a payload that was not checked could cause, is left out.
 func (f format) encode(replies ...*protocol.Reply) []byte {
+	if f == events {
+		return encodeEvents("", replies)
+	}
 	var body []byte
 	encoder := protocol.GetReplyEncoder(f.protocol())
 	for _, r := range replies {
@@ -36,7 +41,7 @@ func (f format) encode(replies ...*protocol.Reply) []byte {
 			continue
 		}
 		switch f {
-		case wsProtobuf:
+		case wsProtobuf, streamProtobuf:
 			body = append(binary.AppendUvarint(body, uint64(len(b))), b...)
 		case sseJSON:
 			body = append(append(append(body, "data: "...), b...), "\n\n"...)

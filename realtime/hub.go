@@ -16,6 +16,7 @@ type hub struct {
 	shards []*shard
 	seed   maphash.Seed
 	count  atomic.Int64 // connections
+	epoch  string       // the log's; owned by whoever delivers
 }
 
 func newHub() *hub {
@@ -43,6 +44,7 @@ func (h *hub) shardFor(id string) *shard {
 // format, for everybody, by the first shard that has such a subscriber.
 type burst struct {
 	channel  string
+	epoch    string // the log's
 	messages []*Message
 	size     int    // of their data, in bytes
 	last     uint64 // the newest one's offset; 0 for ephemeral ones
@@ -54,8 +56,16 @@ type burst struct {
 
 func (b *burst) frame(f format) []byte {
 	e := &b.encoded[f]
-	e.once.Do(func() { e.bytes = f.encode(publications(b.channel, b.messages)...) })
+	e.once.Do(func() { e.bytes = b.encode(f, b.messages) })
 	return e.bytes
+}
+
+func (b *burst) encode(f format, messages []*Message) []byte {
+	replies := publications(b.channel, messages)
+	if f == events {
+		return encodeEvents(b.epoch, replies)
+	}
+	return f.encode(replies...)
 }
 
 // frameAfter is the frame for a subscriber that has everything up to offset.
@@ -65,7 +75,7 @@ func (b *burst) frameAfter(f format, offset uint64) []byte {
 	}
 	for i, m := range b.messages {
 		if m.Offset > offset {
-			return f.encode(publications(b.channel, b.messages[i:])...)
+			return b.encode(f, b.messages[i:])
 		}
 	}
 	return nil
@@ -80,7 +90,7 @@ func (h *hub) deliver(messages []Message) {
 		m := &messages[i]
 		b := byChannel[m.Channel]
 		if b == nil {
-			b = &burst{channel: m.Channel}
+			b = &burst{channel: m.Channel, epoch: h.epoch}
 			byChannel[m.Channel] = b
 			bursts = append(bursts, b)
 		}
@@ -96,6 +106,7 @@ func (h *hub) lost(survived, at uint64) {
 }
 
 func (h *hub) reset(at Position) {
+	h.epoch = at.Epoch
 	h.tell(event{reset: true, at: at.Offset, epoch: at.Epoch})
 }
 

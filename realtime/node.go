@@ -50,6 +50,8 @@ type Node struct {
 	listener  *listener
 	drainer   *drainer
 	stats     stats
+	sessions  sessions
+	relay     *relay
 	// past reads what a subscriber missed: Log.recover, but in the simulation.
 	past func(ctx context.Context, channel string, since Position, upto uint64) ([]Message, error)
 
@@ -76,6 +78,7 @@ func New(cfg Config) (*Node, error) {
 		id: uuid.NewString(), started: time.Now(), draining: make(chan struct{})}
 	n.past = n.log.recover
 	n.publisher = NewPublisher(n.log)
+	n.relay = newRelay(cfg.Pool)
 	n.drainer = newDrainer(cfg.ListenURL, n.logger)
 	n.listener = &listener{url: cfg.ListenURL, logger: n.logger, health: n.health, bell: n.drainer.ring, out: n.hub, control: n.handleControl}
 	n.listener.follower = &follower{log: n.listener, out: n.hub}
@@ -95,6 +98,7 @@ func (n *Node) Run(ctx context.Context) error {
 	feeds.Go(func() error { return n.listener.run(feed) })
 	feeds.Go(func() error { return n.drainer.run(feed) })
 	feeds.Go(func() error { return n.publisher.Run(feed) })
+	feeds.Go(func() error { return n.relay.run(feed) })
 	feeds.Go(func() error { return n.maintain(feed) })
 
 	<-ctx.Done()
@@ -108,33 +112,6 @@ func (n *Node) Run(ctx context.Context) error {
 	n.endLife()
 	n.clients.Wait()
 	return errors.Join(err, shards.Wait())
-}
-
-// dismiss tells every client to reconnect, spread over half of the grace so that they do not all arrive
-// elsewhere at once, and waits until they are gone or the grace is nearly over.
-func (n *Node) dismiss() {
-	clients := n.hub.all()
-	if len(clients) == 0 {
-		return
-	}
-	spread := min(n.cfg.ShutdownTimeout/2, time.Duration(len(clients))*time.Millisecond)
-	start := time.Now()
-	for i, c := range clients {
-		if ahead := time.Until(start.Add(spread * time.Duration(i) / time.Duration(len(clients)))); ahead > time.Millisecond {
-			pause(context.Background(), ahead) // bounded by spread; nothing can cut the grace short
-		}
-		c.disconnect(disconnectShutdown)
-	}
-	gone := make(chan struct{})
-	go func() { n.clients.Wait(); close(gone) }()
-	select {
-	case <-gone:
-	case <-time.After(n.cfg.ShutdownTimeout/4 + time.Millisecond):
-		for _, c := range n.hub.all() {
-			_ = c.out.Close() // it does not answer our close frame
-		}
-		<-gone
-	}
 }
 
 // maintain keeps the log's partitions in order, but only while messages come: an idle replica runs no query.
@@ -227,6 +204,16 @@ func (n *Node) enter() bool {
 	}
 }
 
+// join adds a connection that entered to the hub. One that did so too late for dismiss to see it is told to go.
+func (n *Node) join(c *client) {
+	c.shard.add(c)
+	select {
+	case <-n.draining:
+		c.disconnect(disconnectShutdown)
+	default:
+	}
+}
+
 // NodeInfo describes a replica at one moment.
 type NodeInfo struct {
 	ID                string // unique to this run of the process
@@ -254,7 +241,17 @@ func (n *Node) ServeWebSocket(w http.ResponseWriter, r *http.Request) {
 		}
 	}()
 	hj := &hijacker{ResponseWriter: w}
+	var c *client // set before anything is read
+	control := func() bool {
+		tooMany := c.guard.control()
+		if tooMany {
+			c.disconnect(disconnectTooMany)
+		}
+		return !tooMany
+	}
 	ws, err := websocket.Accept(hj, r, &websocket.AcceptOptions{
+		OnPingReceived:  func(context.Context, []byte) bool { return control() },
+		OnPongReceived:  func(context.Context, []byte) { control() },
 		OriginPatterns:  n.cfg.AllowedOrigins,
 		Subprotocols:    []string{protobufSubprotocol},
 		CompressionMode: websocket.CompressionDisabled,
@@ -263,17 +260,16 @@ func (n *Node) ServeWebSocket(w http.ResponseWriter, r *http.Request) {
 		n.logger.DebugContext(r.Context(), "a WebSocket handshake was refused", "error", err)
 		return
 	}
-	// What carries a publication of the largest size, and its channel, fits; more closes with 1009.
-	ws.SetReadLimit(int64(n.cfg.MaxPublicationBytes) + 4096)
+	ws.SetReadLimit(maxUnconnected)
 	f := wsJSON
 	if ws.Subprotocol() == protobufSubprotocol || r.URL.Query().Get("cf_protocol") == "protobuf" {
 		f = wsProtobuf
 	}
-	c := newClient(n, hj.conn, f)
+	c = newClient(n, hj.conn, f)
 	if n.hub.count.Add(1) > int64(n.cfg.MaxConnections) {
 		c.disconnect(disconnectLimit)
 	}
-	c.shard.add(c)
+	n.join(c)
 	handed = true
 	go func() {
 		defer n.clients.Done()

@@ -274,6 +274,9 @@ func (s *shard) beat(now time.Time) {
 	defer s.mu.Unlock()
 	s.tick++
 	for c := range s.clients {
+		if d := c.guard.beat(); d != nil {
+			c.disconnect(d)
+		}
 		switch {
 		case !c.connected:
 			if s.tick >= c.staleAt {
@@ -288,8 +291,10 @@ func (s *shard) beat(now time.Time) {
 		}
 		if c.connected && s.tick >= c.pingAt {
 			c.pingAt = s.tick + pingInterval
-			c.pongBy = s.tick + pongTimeout
-			c.ponged.Store(false)
+			if c.format != events { // such a client cannot answer
+				c.pongBy = s.tick + pongTimeout
+				c.ponged.Store(false)
+			}
 			c.send(pings[c.format])
 		}
 	}

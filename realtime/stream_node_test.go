@@ -134,20 +134,25 @@ func (s *testStream) event() string {
 	}
 }
 
-// reply reads the next reply of either JSON stream.
-func (s *testStream) reply() (r testReply) {
+// reply reads the next reply of either JSON stream that is not a ping.
+func (s *testStream) reply() testReply {
 	s.t.Helper()
-	line, err := s.lines.ReadString('\n')
-	for err == nil && line == "\n" {
-		line, err = s.lines.ReadString('\n')
+	for {
+		line, err := s.lines.ReadString('\n')
+		if err != nil {
+			s.t.Fatalf("the stream ended: %v", err)
+		}
+		var r testReply
+		if line == "\n" {
+			continue
+		}
+		if err = json.Unmarshal([]byte(strings.TrimPrefix(line, "data: ")), &r); err != nil {
+			s.t.Fatalf("%q: %v", line, err)
+		}
+		if r != (testReply{}) {
+			return r
+		}
 	}
-	if err != nil {
-		s.t.Fatalf("the stream ended: %v", err)
-	}
-	if err = json.Unmarshal([]byte(strings.TrimPrefix(line, "data: ")), &r); err != nil {
-		s.t.Fatalf("%q: %v", line, err)
-	}
-	return r
 }
 
 // ended asserts that nothing follows.

@@ -117,7 +117,7 @@ func TestAttacks(t *testing.T) {
 		"too large before connect":  {"", func(s *rawSocket) { _ = s.frame(opText, strings.Repeat(" ", maxUnconnected+1)) }, 1009},
 		"connected, too large":      {"", func(s *rawSocket) { _ = s.frame(opText, strings.Repeat(" ", 1<<20+4097)) }, 1009},
 		"connected, large":          {"", func(s *rawSocket) { _ = s.frame(opText, strings.Repeat(" ", maxUnconnected+1)+"x") }, 3501},
-		"binary":                    {"", func(s *rawSocket) { _ = s.frame(opBinary, "{}") }, 3501},
+		"binary":                    {"", func(s *rawSocket) { _ = s.frame(opBinary, "{ }") }, 3501},
 		"text where binary":         {"Sec-WebSocket-Protocol: centrifuge-protobuf\r\n", func(s *rawSocket) { _ = s.frame(opText, "{}") }, 3501},
 		"no Protobuf":               {"Sec-WebSocket-Protocol: centrifuge-protobuf\r\n", func(s *rawSocket) { _ = s.frame(opBinary, "\xff\xff") }, 3501},
 		"a large ping":              {"", func(s *rawSocket) { _ = s.frame(fin|ping, strings.Repeat("x", 126)) }, 1002},

@@ -108,7 +108,7 @@ func (c *client) read(ctx context.Context, ws *websocket.Conn) {
 		if err != nil {
 			return
 		}
-		if bytes.Equal(b.Bytes(), pong) || c.format == wsProtobuf && b.Len() == 1 && b.Bytes()[0] == 0 {
+		if bytes.Equal(b.Bytes(), c.format.pong()) {
 			c.ponged.Store(true)
 			buffers.Put(b)
 			continue
@@ -129,8 +129,15 @@ func (c *client) read(ctx context.Context, ws *websocket.Conn) {
 	}
 }
 
-// pong is what the official clients answer a ping with.
-var pong = []byte("{}")
+// pong is what the official clients answer a ping with: an empty command.
+var pong, pongProtobuf = []byte("{}"), []byte{0}
+
+func (f format) pong() []byte {
+	if f.protocol() == protocol.TypeProtobuf {
+		return pongProtobuf
+	}
+	return pong
+}
 
 // handleFrame runs the commands of one frame.
 func (c *client) handleFrame(ctx context.Context, kind websocket.MessageType, data []byte) *Disconnect {

@@ -14,7 +14,8 @@ func TestMain(m *testing.M) {
 	code := dbtest.Main(m)
 	if code == 0 {
 		// The devstack's own goroutine waits for its server; everything of ours must be gone.
-		if err := goleak.Find(); err != nil {
+		// The published Go client leaves a goroutine behind now and then when it is closed.
+		if err := goleak.Find(goleak.IgnoreAnyFunction("github.com/centrifugal/centrifuge-go.(*cbQueue).dispatch")); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			code = 1
 		}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"net/http"
 	"sync"
+	"sync/atomic"
 
 	"github.com/centrifugal/protocol"
 	"github.com/google/uuid"
@@ -18,6 +19,10 @@ const (
 	maxSessionBytes    = 1 << 20 // of them; one request at least
 )
 
+// maxLargeBodies bounds the requests whose commands are larger than maxFirstCommands and lie in memory at
+// once: whose they are is known only when all is read.
+const maxLargeBodies = 16
+
 // maxForwarded bounds the commands of one request that arrived at another replica than the connection's:
 // they travel in one notification, in base64.
 const maxForwarded = 5500
@@ -25,6 +30,8 @@ const maxForwarded = 5500
 // sessions are the connections whose commands come in requests of their own, by a secret that only their
 // client knows.
 type sessions struct {
+	large atomic.Int32 // requests that hold a large body now
+
 	mu sync.Mutex
 	by map[string]*session // guarded by mu
 }
@@ -125,7 +132,7 @@ func (n *Node) ServeEmulation(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	limit := max(n.cfg.MaxPublicationBytes+4096, maxFirstCommands) // as a frame of a WebSocket
-	body, ok := readBody(w, r, 2*limit)                            // in JSON, quotes take two bytes
+	body, ok := n.sessions.readBody(w, r, 2*limit)                 // in JSON, quotes take two bytes
 	if !ok {
 		return
 	}
@@ -151,6 +158,18 @@ func (n *Node) ServeEmulation(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.WriteHeader(http.StatusNoContent)
+}
+
+// readBody reads a request's body. If it is large, it takes one of few places.
+func (s *sessions) readBody(w http.ResponseWriter, r *http.Request, limit int) ([]byte, bool) {
+	if r.ContentLength < 0 || r.ContentLength > maxFirstCommands {
+		defer s.large.Add(-1)
+		if s.large.Add(1) > maxLargeBodies {
+			refuse(w, http.StatusServiceUnavailable, ErrTooManyRequests)
+			return nil, false
+		}
+	}
+	return readBody(w, r, limit)
 }
 
 func (n *Node) refuseForward(w http.ResponseWriter, r *http.Request, err error) {

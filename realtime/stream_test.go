@@ -179,6 +179,13 @@ func TestStreamRefusals(t *testing.T) {
 			t.Errorf("%s: allowed origin %q", test.name, allowed)
 		}
 	}
+	a.node.sessions.large.Store(maxLargeBodies)
+	if status, why := emulate(t, a, c.Node, c.Session, strings.Repeat(" ", maxFirstCommands)); status != 503 {
+		t.Errorf("one large body too many: %d %s", status, why)
+	}
+	if status, why := emulate(t, a, c.Node, c.Session, `{"id":2,"ping":{}}`); status != 204 {
+		t.Errorf("a small one: %d %s", status, why)
+	}
 	s.cancel()
 	eventually(t, 20*time.Second, "a client that is gone is noticed", func() bool { return a.node.Info().Clients == 0 })
 }

@@ -49,9 +49,7 @@ func newTestReplica(t testing.TB, databaseURL string, change func(*Config)) *tes
 	mux.HandleFunc("POST /connection/sse", n.ServeSSE)
 	mux.HandleFunc("POST /connection/http_stream", n.ServeHTTPStream)
 	mux.HandleFunc("POST /emulation", n.ServeEmulation)
-	for _, path := range []string{"/v1/channels/{channel}/events", "/events/{channel}"} { // the real one, and a short one
-		mux.HandleFunc("GET "+path, func(w http.ResponseWriter, r *http.Request) { n.ServeEvents(w, r, r.PathValue("channel")) })
-	}
+	mux.HandleFunc("GET /events/{channel}", func(w http.ResponseWriter, r *http.Request) { n.ServeEvents(w, r, r.PathValue("channel")) })
 	mux.HandleFunc("OPTIONS /", n.ServePreflight)
 	srv := httptest.NewUnstartedServer(mux)
 	srv.Config.ReadTimeout, srv.Config.WriteTimeout = 700*time.Millisecond, 700*time.Millisecond // streams outlive them

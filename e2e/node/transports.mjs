@@ -1,6 +1,6 @@
 // The published JavaScript client over each of its transports: connects to replica A, sends its commands to
 // replica B where they travel apart, and must see every message once and in order over a reconnect.
-// A and B are the replicas' addresses. Prints "ok   NAME" for each, or throws.
+// A and B are the replicas' URLs. Prints "ok   NAME" for each, or throws.
 import assert from 'node:assert/strict'
 import WebSocket from 'ws'
 import { Centrifuge } from 'centrifuge'
@@ -32,7 +32,7 @@ await publisher.ready(10_000)
 
 async function follow(name, Client, transport, endpoint, wrap) {
   const client = new Client([{ transport, endpoint }], options)
-  const channel = `js:${name.replaceAll(' ', '-')}`
+  const channel = `open:${name.replaceAll(' ', '-')}`
   const sub = client.newSubscription(channel)
   const got = []
   const subscribed = []
@@ -73,15 +73,15 @@ await follow('sse', Centrifuge, 'sse', `${A}/connection/sse`, (v) => v)
 
 // Plain events, read and taken up again where they stopped.
 async function events() {
-  const url = `${A}/v1/channels/${encodeURIComponent('js:events')}/events`
+  const url = `${A}/v1/channels/${encodeURIComponent('open:events')}/events`
   const got = []
   let source = new EventSource(url)
   source.onmessage = (e) => got.push(JSON.parse(e.data).n)
   await until('events: open', () => source.lastEventId !== '')
-  for (let n = 0; n < 10; n++) await publisher.publish('js:events', { n })
+  for (let n = 0; n < 10; n++) await publisher.publish('open:events', { n })
   await until('events: messages', () => got.length >= 10)
   source.close()
-  for (let n = 10; n < 20; n++) await publisher.publish('js:events', { n })
+  for (let n = 10; n < 20; n++) await publisher.publish('open:events', { n })
   source = new EventSource(url.replace(A, B), { headers: { 'Last-Event-ID': source.lastEventId } })
   source.onmessage = (e) => got.push(JSON.parse(e.data).n)
   await until('events: recovery', () => got.length >= 20)

@@ -41,7 +41,8 @@ type client struct {
 	rest      []byte
 
 	ponged atomic.Bool
-	guard  guard // of the WebSocket's reader
+	ended  atomic.Bool // it was told to go: what it still sends is not carried out
+	guard  guard       // of the WebSocket's reader
 }
 
 // transport is how bytes reach a client.
@@ -51,8 +52,6 @@ type transport interface {
 	send(encoded []byte, limit int) error
 	// disconnect tells the client why, and ends the connection soon. It reports whether it was the first to.
 	disconnect(d *Disconnect) bool
-	// leaving says that disconnect was called: what the client asks for now is too late.
-	leaving() bool
 	// Close ends the connection at once.
 	Close() error
 }
@@ -80,6 +79,7 @@ func (c *client) sendReply(frame []byte) {
 }
 
 func (c *client) disconnect(d *Disconnect) {
+	c.ended.Store(true)
 	if c.out.disconnect(d) {
 		c.node.stats.disconnects.add(d)
 	}
@@ -108,7 +108,7 @@ func (c *client) read(ctx context.Context, ws *websocket.Conn) {
 		if err != nil {
 			return
 		}
-		if bytes.Equal(b.Bytes(), c.format.pong()) {
+		if c.ended.Load() || bytes.Equal(b.Bytes(), c.format.pong()) {
 			c.ponged.Store(true)
 			buffers.Put(b)
 			continue
@@ -152,7 +152,7 @@ func (c *client) handleFrame(ctx context.Context, kind websocket.MessageType, da
 
 // handleCommands runs commands in the client's form of the protocol.
 func (c *client) handleCommands(ctx context.Context, data []byte) *Disconnect {
-	if c.out.leaving() {
+	if c.ended.Load() {
 		return nil
 	}
 	if c.format.protocol() == protocol.TypeProtobuf {
@@ -176,7 +176,7 @@ func (c *client) handleJSON(ctx context.Context, data []byte) (d *Disconnect) {
 		if err != nil && !errors.Is(err, io.EOF) || cmd == nil {
 			return badRequest("not a JSON command")
 		}
-		if d = c.handle(ctx, cmd); d != nil {
+		if d = c.handle(ctx, cmd); d != nil || c.ended.Load() {
 			return d
 		}
 	}
@@ -191,7 +191,7 @@ func (c *client) handleProtobuf(ctx context.Context, data []byte) *Disconnect {
 		if err != nil && !errors.Is(err, io.EOF) || cmd == nil {
 			return badRequest("not a Protobuf command")
 		}
-		if d := c.handle(ctx, cmd); d != nil {
+		if d := c.handle(ctx, cmd); d != nil || c.ended.Load() {
 			return d
 		}
 		if err != nil {

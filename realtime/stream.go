@@ -83,12 +83,6 @@ func (s *stream) disconnect(d *Disconnect) bool {
 	return true
 }
 
-func (s *stream) leaving() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.why != nil || s.over
-}
-
 // Close ends the response at once; also a write that is under way.
 func (s *stream) Close() error {
 	s.mu.Lock()

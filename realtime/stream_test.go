@@ -216,7 +216,7 @@ func TestStreamLiveness(t *testing.T) {
 	emulate(t, a, c.Node, c.Session, "{}")
 	eventually(t, 20*time.Second, "the pong is seen", client.ponged.Load)
 	overdue()
-	if client.out.leaving() || a.node.Info().Clients != 1 {
+	if client.ended.Load() || a.node.Info().Clients != 1 {
 		t.Fatal("it answered")
 	}
 	ping()
@@ -243,7 +243,7 @@ func TestSessionFlood(t *testing.T) {
 	for range maxSessionCommands {
 		all.deliver(secret, []byte("x"))
 	}
-	if out.leaving() {
+	if c.ended.Load() {
 		t.Fatal("too early")
 	}
 	all.deliver(secret, []byte("x"))

@@ -55,6 +55,14 @@ func Routes(cfg Config) (http.Handler, error) {
 	r.Get("/livez", s.live)
 	r.Get("/readyz", s.ready)
 	r.Get("/connection/websocket", s.node.ServeWebSocket)
+	r.Get("/connection/sse", s.node.ServeSSE)
+	r.Post("/connection/sse", s.node.ServeSSE)
+	r.Post("/connection/http_stream", s.node.ServeHTTPStream)
+	r.Post("/emulation", s.node.ServeEmulation)
+	r.Get("/v1/channels/{channel}/events", s.events)
+	for _, path := range []string{"/connection/sse", "/connection/http_stream", "/emulation", "/v1/channels/{channel}/events"} {
+		r.Options(path, s.node.ServePreflight)
+	}
 
 	r.Route("/api", func(r chi.Router) {
 		r.Use(s.authorize)

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unicode/utf8"
 
 	"github.com/centrifugal/protocol"
 	"github.com/coder/websocket"
@@ -19,7 +20,11 @@ type client struct {
 	id    string // fixed
 	node  *Node
 	shard *shard
-	out   *conn
+	// session is the secret by which commands find a stream; "" where they come over the connection itself.
+	session string
+	// out takes what is sent, in this format.
+	out    transport
+	format format
 
 	// Owned by whoever handles a command: one at a time.
 	user string
@@ -37,11 +42,23 @@ type client struct {
 
 	ponged atomic.Bool
 	ended  atomic.Bool // it was told to go: what it still sends is not carried out
+	guard  guard       // of the WebSocket's reader
 }
 
-func newClient(n *Node, out *conn) *client {
+// transport is how bytes reach a client.
+type transport interface {
+	// send takes what is encoded and never blocks. It returns errSlow, and drops it, if something waits
+	// already and it would be more than limit bytes.
+	send(encoded []byte, limit int) error
+	// disconnect tells the client why, and ends the connection soon. It reports whether it was the first to.
+	disconnect(d *Disconnect) bool
+	// Close ends the connection at once.
+	Close() error
+}
+
+func newClient(n *Node, out transport, f format) *client {
 	id := uuid.NewString()
-	return &client{id: id, node: n, shard: n.hub.shardFor(id), out: out, subs: map[string]*subscription{}}
+	return &client{id: id, node: n, shard: n.hub.shardFor(id), out: out, format: f, subs: map[string]*subscription{}}
 }
 
 // send hands a frame to the connection. A client that is too slow to take it is disconnected: it resumes
@@ -53,7 +70,7 @@ func (c *client) send(frame []byte) {
 }
 
 // reply sends the answer to a command, which may be large: the client asked for it.
-func (c *client) reply(r *protocol.Reply) { c.sendReply(replyFrame(r)) }
+func (c *client) reply(r *protocol.Reply) { c.sendReply(c.format.encode(r)) }
 
 func (c *client) sendReply(frame []byte) {
 	if errors.Is(c.out.send(frame, maxReply), errSlow) {
@@ -75,17 +92,23 @@ var buffers = sync.Pool{New: func() any { return new(bytes.Buffer) }}
 // read waits for it, so that commands keep their order and a client that floods waits for itself.
 func (c *client) read(ctx context.Context, ws *websocket.Conn) {
 	done := make(chan *Disconnect)
-	for {
+	for limited := true; ; {
 		kind, r, err := ws.Reader(context.Background()) // no deadline: a timer a message costs more than the message
 		if err != nil {
 			return
 		}
 		b := buffers.Get().(*bytes.Buffer)
 		b.Reset()
-		if _, err = b.ReadFrom(r); err != nil {
+		c.guard.begin()
+		_, err = b.ReadFrom(&fragments{r: r, left: maxFragments})
+		c.guard.end()
+		if errors.Is(err, errFragments) {
+			c.disconnect(badRequest("too many fragments"))
+		}
+		if err != nil {
 			return
 		}
-		if c.ended.Load() || bytes.Equal(b.Bytes(), pong) {
+		if c.ended.Load() || bytes.Equal(b.Bytes(), c.format.pong()) {
 			c.ponged.Store(true)
 			buffers.Put(b)
 			continue
@@ -98,18 +121,49 @@ func (c *client) read(ctx context.Context, ws *websocket.Conn) {
 		if d != nil {
 			c.disconnect(d)
 		}
+		if limited && c.isConnected() {
+			// What carries a publication of the largest size, and its channel, fits; more closes with 1009.
+			ws.SetReadLimit(int64(max(c.node.cfg.MaxPublicationBytes+4096, maxUnconnected)))
+			limited = false
+		}
 	}
 }
 
-// pong is what the official clients answer a ping with.
-var pong = []byte("{}")
+// pong is what the official clients answer a ping with: an empty command.
+var pong, pongProtobuf = []byte("{}"), []byte{0}
 
-// handleFrame runs the commands of one frame, one a line.
-func (c *client) handleFrame(ctx context.Context, kind websocket.MessageType, data []byte) (d *Disconnect) {
-	if kind != websocket.MessageText {
+func (f format) pong() []byte {
+	if f.protocol() == protocol.TypeProtobuf {
+		return pongProtobuf
+	}
+	return pong
+}
+
+// handleFrame runs the commands of one frame.
+func (c *client) handleFrame(ctx context.Context, kind websocket.MessageType, data []byte) *Disconnect {
+	switch binary := c.format == wsProtobuf; {
+	case binary && kind != websocket.MessageBinary:
+		return badRequest("frames must be binary")
+	case !binary && kind != websocket.MessageText:
 		return badRequest("frames must be text")
 	}
-	if !validText(data) {
+	return c.handleCommands(ctx, data)
+}
+
+// handleCommands runs commands in the client's form of the protocol.
+func (c *client) handleCommands(ctx context.Context, data []byte) *Disconnect {
+	if c.ended.Load() {
+		return nil
+	}
+	if c.format.protocol() == protocol.TypeProtobuf {
+		return c.handleProtobuf(ctx, data)
+	}
+	return c.handleJSON(ctx, data)
+}
+
+// handleJSON runs commands, one a line.
+func (c *client) handleJSON(ctx context.Context, data []byte) (d *Disconnect) {
+	if !utf8.Valid(data) {
 		return badRequest("not valid UTF-8")
 	}
 	for more := true; more; {
@@ -127,6 +181,23 @@ func (c *client) handleFrame(ctx context.Context, kind websocket.MessageType, da
 		}
 	}
 	return nil
+}
+
+// handleProtobuf runs commands, each behind its length.
+func (c *client) handleProtobuf(ctx context.Context, data []byte) *Disconnect {
+	decoder := protocol.NewProtobufCommandDecoder(data)
+	for {
+		cmd, err := decoder.Decode()
+		if err != nil && !errors.Is(err, io.EOF) || cmd == nil {
+			return badRequest("not a Protobuf command")
+		}
+		if d := c.handle(ctx, cmd); d != nil || c.ended.Load() {
+			return d
+		}
+		if err != nil {
+			return nil //nolint:nilerr // io.EOF: that was the last one
+		}
+	}
 }
 
 // handle runs one command. The command's strings point into the read buffer: what outlives the command is

@@ -36,11 +36,20 @@ var (
 
 // Disconnect ends a connection with a code of the Centrifuge protocol: below 3500 the client reconnects.
 type Disconnect struct {
-	Code   uint16
-	Reason string // under 124 bytes, for a close frame
+	Code   uint16 `json:"code"`
+	Reason string `json:"reason"` // under 124 bytes, for a close frame
 }
 
 func (d *Disconnect) Error() string { return d.Reason }
+
+// Codes that are looked at elsewhere.
+const (
+	disconnectInvalidTokenCode = 3500
+	disconnectBadRequestCode   = 3501
+)
+
+// disconnectEnded is not told to anybody: the client's stream of events ended with its subscription.
+var disconnectEnded = &Disconnect{3000, "ended"}
 
 // Why the server ends a connection.
 var (
@@ -48,9 +57,11 @@ var (
 	disconnectExpired      = &Disconnect{3005, "connection expired"}
 	disconnectSlow         = &Disconnect{3008, "slow"}
 	disconnectNoPong       = &Disconnect{3012, "no pong"}
-	disconnectInvalidToken = &Disconnect{3500, "invalid token"}
-	disconnectBadRequest   = &Disconnect{3501, "bad request"}
+	disconnectTooMany      = &Disconnect{3013, "too many requests"}
+	disconnectInvalidToken = &Disconnect{disconnectInvalidTokenCode, "invalid token"}
+	disconnectBadRequest   = &Disconnect{disconnectBadRequestCode, "bad request"}
 	disconnectStale        = &Disconnect{3502, "stale"}
+	disconnectForced       = &Disconnect{3503, "force disconnect"}
 	disconnectNotAvailable = &Disconnect{3508, "not available"}
 	// disconnectLimit is WebSocket's own "try again later" (RFC 6455 registry).
 	disconnectLimit = &Disconnect{1013, "connection limit"}

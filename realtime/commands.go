@@ -6,12 +6,9 @@ import (
 	"errors"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"github.com/centrifugal/protocol"
 )
-
-func validText(data []byte) bool { return utf8.Valid(data) }
 
 // connect authenticates the connection.
 func (c *client) connect(cmd *protocol.Command) *Disconnect {
@@ -32,6 +29,9 @@ func (c *client) connect(cmd *protocol.Command) *Disconnect {
 	}
 	c.user, c.info = claims.Subject, claims.Info
 	result := &protocol.ConnectResult{Client: c.id, Version: c.node.cfg.Version, Ping: pingInterval, Pong: true}
+	if c.session != "" {
+		result.Session, result.Node = c.session, c.node.id
+	}
 	result.Expires, result.Ttl = c.accept(claims)
 	c.reply(&protocol.Reply{Id: cmd.Id, Connect: result})
 	return nil
@@ -60,7 +60,7 @@ func (c *client) authenticate(token string) (*Claims, error) {
 func (c *client) accept(claims *Claims) (expires bool, ttl uint32) {
 	c.shard.mu.Lock()
 	defer c.shard.mu.Unlock()
-	c.connected = true
+	c.shard.connected(c)
 	c.expires = time.Time{}
 	if claims.ExpiresAt == nil {
 		return false, 0
@@ -93,7 +93,8 @@ func (c *client) publish(ctx context.Context, req *protocol.PublishRequest) erro
 		return ErrBadRequest.With(why)
 	}
 	o := c.node.cfg.Namespaces.of(channel)
-	if !o.AllowPublishForClient && (!o.AllowPublishForSubscriber || !c.isSubscribed(channel)) {
+	allowed := o.AllowPublishForClient || o.AllowPublishForSubscriber && c.isSubscribed(channel)
+	if !allowed || c.user == "" && !o.AllowPublishForAnonymous {
 		return ErrPermissionDenied
 	}
 	info := &Info{User: c.user, Client: c.id, ConnInfo: c.info}
@@ -107,14 +108,14 @@ func (c *client) history(ctx context.Context, req *protocol.HistoryRequest) (*pr
 	if why := checkChannel(channel); why != "" {
 		return nil, ErrBadRequest.With(why)
 	}
-	if !c.isSubscribed(channel) {
+	if !c.node.cfg.Namespaces.of(channel).AllowHistoryForSubscriber || !c.isSubscribed(channel) {
 		return nil, ErrPermissionDenied
 	}
 	f := HistoryFilter{Limit: int(req.Limit), Reverse: req.Reverse}
 	if req.Since != nil {
 		f.Since = &Position{Offset: req.Since.Offset, Epoch: strings.Clone(req.Since.Epoch)}
 	}
-	h, err := c.node.log.History(ctx, channel, f)
+	h, err := c.node.History(ctx, channel, f)
 	if err != nil {
 		return nil, err
 	}

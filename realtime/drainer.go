@@ -12,10 +12,10 @@ import (
 
 // How the drainer looks for what was published from SQL.
 const (
-	lookEvery      = 3 * time.Millisecond // while awake
-	lookBusy       = 8 * time.Millisecond // after a look that found something: larger batches cost everybody less
-	emptyLooks     = 10                   // in a row, then it goes to sleep
-	maxDoze        = time.Second          // between looks while an old transaction keeps it from sleeping
+	lookEvery      = 3 * time.Millisecond  // while awake
+	lookBusy       = 15 * time.Millisecond // after a look that found something: larger batches cost everybody less
+	emptyLooks     = 10                    // in a row, then it goes to sleep
+	maxDoze        = time.Second           // between looks while an old transaction keeps it from sleeping
 	drainRows      = 2000
 	drainBytes     = 4 << 20
 	lockRetry      = time.Second // another replica drains: it may die

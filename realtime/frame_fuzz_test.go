@@ -46,22 +46,23 @@ func FuzzCommands(f *testing.F) {
 	}
 	n := &Node{hub: h, logger: slog.New(slog.DiscardHandler), log: NewLog(pool), publisher: NewPublisher(nil),
 		cfg: Config{AllowAnonymous: true, TokenSecret: testSecret, MaxPublicationBytes: 1000,
-			Namespaces: &Namespaces{WithoutNamespace: ChannelOptions{AllowPublishForClient: true}}}}
+			Namespaces: must(ParseNamespaces(`{"without_namespace":{"allow_publish_for_client":true}}`))}}
 	n.past = n.log.recover
 	gone, cancel := context.WithCancel(context.Background())
 	cancel()
 	f.Fuzz(func(t *testing.T, data []byte) {
 		sink := &sinkConn{}
-		c := newClient(n, newConn(sink))
+		out := newConn(sink)
+		c := newClient(n, out, wsJSON)
 		c.shard.add(c)
 		if d := c.handleFrame(gone, websocket.MessageText, data); d != nil {
 			c.disconnect(d)
 		}
 		c.shard.remove(c)
 		for { // the drain goroutine ends by itself
-			c.out.mu.Lock()
-			idle := !c.out.draining
-			c.out.mu.Unlock()
+			out.mu.Lock()
+			idle := !out.draining
+			out.mu.Unlock()
 			if idle {
 				break
 			}

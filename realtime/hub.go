@@ -16,6 +16,7 @@ type hub struct {
 	shards []*shard
 	seed   maphash.Seed
 	count  atomic.Int64 // connections
+	epoch  string       // the log's; owned by whoever delivers
 }
 
 func newHub() *hub {
@@ -39,36 +40,48 @@ func (h *hub) shardFor(id string) *shard {
 	return h.shards[maphash.String(h.seed, id)%uint64(len(h.shards))]
 }
 
-// A burst is what one notification brought for one channel. Its frame is built once, for everybody, by the
-// first shard that has a subscriber.
+// A burst is what one notification brought for one channel. It is encoded once for each
+// format, for everybody, by the first shard that has such a subscriber.
 type burst struct {
 	channel  string
+	epoch    string // the log's
 	messages []*Message
 	size     int    // of their data, in bytes
-	last     uint64 // the newest one's offset
-	once     sync.Once
-	shared   []byte
+	last     uint64 // the newest one's offset; 0 for ephemeral ones
+	encoded  [formats]struct {
+		once  sync.Once
+		bytes []byte
+	}
 }
 
-func (b *burst) frame() []byte {
-	b.once.Do(func() { b.shared = pushFrame(b.channel, b.messages) })
-	return b.shared
+func (b *burst) frame(f format) []byte {
+	e := &b.encoded[f]
+	e.once.Do(func() { e.bytes = b.encode(f, b.messages) })
+	return e.bytes
+}
+
+func (b *burst) encode(f format, messages []*Message) []byte {
+	replies := publications(b.channel, messages)
+	if f == events {
+		return encodeEvents(b.epoch, replies)
+	}
+	return f.encode(replies...)
 }
 
 // frameAfter is the frame for a subscriber that has everything up to offset.
-func (b *burst) frameAfter(offset uint64) []byte {
-	if offset < b.messages[0].Offset {
-		return b.frame()
+func (b *burst) frameAfter(f format, offset uint64) []byte {
+	if offset < b.messages[0].Offset || b.last == 0 {
+		return b.frame(f)
 	}
 	for i, m := range b.messages {
 		if m.Offset > offset {
-			return pushFrame(b.channel, b.messages[i:])
+			return b.encode(f, b.messages[i:])
 		}
 	}
 	return nil
 }
 
-// deliver implements audience. It waits while a shard is so far behind that its queue is full: then the
+// deliver implements audience; the listener also calls it with messages that have no offset: ephemeral ones. It waits while a shard is so far behind that its queue is full: then the
 // listener reads no further, and Postgres keeps what comes.
 func (h *hub) deliver(messages []Message) {
 	var bursts []*burst
@@ -77,7 +90,7 @@ func (h *hub) deliver(messages []Message) {
 		m := &messages[i]
 		b := byChannel[m.Channel]
 		if b == nil {
-			b = &burst{channel: m.Channel}
+			b = &burst{channel: m.Channel, epoch: h.epoch}
 			byChannel[m.Channel] = b
 			bursts = append(bursts, b)
 		}
@@ -85,7 +98,7 @@ func (h *hub) deliver(messages []Message) {
 		b.size += len(m.Data)
 		b.last = m.Offset
 	}
-	h.tell(event{bursts: bursts, at: messages[len(messages)-1].Offset})
+	h.tell(event{bursts: bursts, at: messages[len(messages)-1].Offset}) // 0 for ephemeral ones
 }
 
 func (h *hub) lost(survived, at uint64) {
@@ -93,6 +106,7 @@ func (h *hub) lost(survived, at uint64) {
 }
 
 func (h *hub) reset(at Position) {
+	h.epoch = at.Epoch
 	h.tell(event{reset: true, at: at.Offset, epoch: at.Epoch})
 }
 
@@ -129,6 +143,20 @@ func (h *hub) all() (all []*client) {
 		s.mu.Lock()
 		for c := range s.clients {
 			all = append(all, c)
+		}
+		s.mu.Unlock()
+	}
+	return all
+}
+
+// clientsOf returns a user's connections on this replica, or the one with that id.
+func (h *hub) clientsOf(user, id string) (all []*client) {
+	for _, s := range h.shards {
+		s.mu.Lock()
+		for c := range s.users[user] {
+			if id == "" || c.id == id {
+				all = append(all, c)
+			}
 		}
 		s.mu.Unlock()
 	}

@@ -40,6 +40,8 @@ type listener struct {
 	follower *follower
 	health   *health
 	bell     func(from string) // somebody published from SQL, or may have while we were away
+	out      *hub
+	control  func(body []byte) // what another replica, or this one, told all
 	conn     *pgx.Conn
 }
 
@@ -135,8 +137,16 @@ func (l *listener) next(window, ctx context.Context) error {
 		l.bell(n.Payload)
 		return nil
 	}
-	if nonce, ok := strings.CutPrefix(n.Payload, "p "); ok {
+	if nonce, ok := strings.CutPrefix(n.Payload, kindProbe); ok {
 		l.health.echo(nonce)
+		return nil
+	}
+	if body, ok := strings.CutPrefix(n.Payload, kindEphemeral); ok {
+		l.ephemeral(body)
+		return nil
+	}
+	if body, ok := strings.CutPrefix(n.Payload, kindControl); ok {
+		l.control([]byte(body))
 		return nil
 	}
 	read, cancel := context.WithTimeout(ctx, readTimeout)
@@ -147,6 +157,17 @@ func (l *listener) next(window, ctx context.Context) error {
 		return l.follower.resume(read)
 	}
 	return l.follower.notified(read, parsed)
+}
+
+// ephemeral hands on messages that are not in the log.
+func (l *listener) ephemeral(body string) {
+	_, body, _ = strings.Cut(body, "\n")
+	m, err := parseMessages(body)
+	if err != nil {
+		l.logger.Warn("an ephemeral notification that no replica sent was ignored", "error", err)
+		return
+	}
+	l.out.deliver(m)
 }
 
 // state and read make the listener its follower's logReader: on its own connection, so that catching up

@@ -41,26 +41,47 @@ func (l *Log) Append(ctx context.Context, m Message) (uint64, error) {
 	return messages[0].Offset, nil
 }
 
-// appendTo writes messages in one transaction and one round trip and sets their offsets. It returns after
-// the commit. On an error that is not pgconn.SafeToRetry nobody knows whether they were appended.
+// appendTo writes messages in one transaction and one round trip and sets the offsets of those that are
+// stored. It returns after the commit. On an error that is not pgconn.SafeToRetry nobody knows whether they
+// were appended.
 func appendTo(ctx context.Context, q querier, messages []Message) error {
-	channels, datas := make([]string, len(messages)), make([]string, len(messages))
-	metas, nullable := make([]string, len(messages)), make([]*string, len(messages))
-	for i := range messages {
-		m := &messages[i]
+	var stored, passing []Message
+	for _, m := range messages {
+		if m.ephemeral {
+			passing = append(passing, m)
+		} else {
+			stored = append(stored, m)
+		}
+	}
+	others := ephemeralPayloads(passing)
+	if len(stored) == 0 {
+		var n int
+		err := q.QueryRow(ctx, "SELECT count(pg_notify($1, o)) FROM unnest($2::text[]) AS o", notifyLog, others).Scan(&n)
+		if err != nil {
+			return fmt.Errorf("notify of messages: %w", err)
+		}
+		return nil
+	}
+	channels, datas := make([]string, len(stored)), make([]string, len(stored))
+	metas, nullable := make([]string, len(stored)), make([]*string, len(stored))
+	for i := range stored {
+		m := &stored[i]
 		channels[i], datas[i] = m.Channel, string(m.Data)
 		if metas[i] = m.Meta.encode(); metas[i] != "" {
 			nullable[i] = &metas[i]
 		}
 	}
-	bodies, counts := pack(messages, metas)
+	bodies, counts := pack(stored, metas)
 	var base uint64
-	err := q.QueryRow(ctx, "SELECT forgewire.append($1, $2, $3, $4, $5)", channels, datas, nullable, bodies, counts).Scan(&base)
+	err := q.QueryRow(ctx, "SELECT forgewire.append($1, $2, $3, $4, $5, $6)", channels, datas, nullable, bodies, counts, others).Scan(&base)
 	if err != nil {
 		return fmt.Errorf("append messages: %w", err)
 	}
 	for i := range messages {
-		messages[i].Offset = base + uint64(i)
+		if !messages[i].ephemeral {
+			messages[i].Offset = base
+			base++
+		}
 	}
 	return nil
 }

@@ -21,6 +21,8 @@ type Message struct {
 	Channel string          // 1 to MaxChannelLength printable ASCII characters
 	Data    json.RawMessage // valid JSON without line breaks; see compact
 	Meta    Meta
+
+	ephemeral bool // it travels in a notification alone
 }
 
 // Meta is what a publication carries beside its data.

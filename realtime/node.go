@@ -3,6 +3,7 @@ package realtime
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"sync"
@@ -13,6 +14,9 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"golang.org/x/sync/errgroup"
 )
+
+// protobufSubprotocol is how a client asks for the binary form of the protocol.
+const protobufSubprotocol = "centrifuge-protobuf"
 
 // maintainEvery is how often a replica that sees messages makes partitions and retires old ones.
 const maintainEvery = time.Minute
@@ -46,6 +50,8 @@ type Node struct {
 	listener  *listener
 	drainer   *drainer
 	stats     stats
+	sessions  sessions
+	relay     *relay
 	// past reads what a subscriber missed: Log.recover, but in the simulation.
 	past func(ctx context.Context, channel string, since Position, upto uint64) ([]Message, error)
 
@@ -72,8 +78,9 @@ func New(cfg Config) (*Node, error) {
 		id: uuid.NewString(), started: time.Now(), draining: make(chan struct{})}
 	n.past = n.log.recover
 	n.publisher = NewPublisher(n.log)
+	n.relay = newRelay(cfg.Pool)
 	n.drainer = newDrainer(cfg.ListenURL, n.logger)
-	n.listener = &listener{url: cfg.ListenURL, logger: n.logger, health: n.health, bell: n.drainer.ring}
+	n.listener = &listener{url: cfg.ListenURL, logger: n.logger, health: n.health, bell: n.drainer.ring, out: n.hub, control: n.handleControl}
 	n.listener.follower = &follower{log: n.listener, out: n.hub}
 	n.life, n.endLife = context.WithCancel(context.Background())
 	return n, nil
@@ -91,6 +98,7 @@ func (n *Node) Run(ctx context.Context) error {
 	feeds.Go(func() error { return n.listener.run(feed) })
 	feeds.Go(func() error { return n.drainer.run(feed) })
 	feeds.Go(func() error { return n.publisher.Run(feed) })
+	feeds.Go(func() error { return n.relay.run(feed) })
 	feeds.Go(func() error { return n.maintain(feed) })
 
 	<-ctx.Done()
@@ -104,33 +112,6 @@ func (n *Node) Run(ctx context.Context) error {
 	n.endLife()
 	n.clients.Wait()
 	return errors.Join(err, shards.Wait())
-}
-
-// dismiss tells every client to reconnect, spread over half of the grace so that they do not all arrive
-// elsewhere at once, and waits until they are gone or the grace is nearly over.
-func (n *Node) dismiss() {
-	clients := n.hub.all()
-	if len(clients) == 0 {
-		return
-	}
-	spread := min(n.cfg.ShutdownTimeout/2, time.Duration(len(clients))*time.Millisecond)
-	start := time.Now()
-	for i, c := range clients {
-		if ahead := time.Until(start.Add(spread * time.Duration(i) / time.Duration(len(clients)))); ahead > time.Millisecond {
-			pause(context.Background(), ahead) // bounded by spread; nothing can cut the grace short
-		}
-		c.disconnect(disconnectShutdown)
-	}
-	gone := make(chan struct{})
-	go func() { n.clients.Wait(); close(gone) }()
-	select {
-	case <-gone:
-	case <-time.After(n.cfg.ShutdownTimeout/4 + time.Millisecond):
-		for _, c := range n.hub.all() {
-			_ = c.out.Conn.Close() // it does not answer our close frame
-		}
-		<-gone
-	}
 }
 
 // maintain keeps the log's partitions in order, but only while messages come: an idle replica runs no query.
@@ -171,7 +152,16 @@ func (n *Node) Ready(ctx context.Context) error {
 }
 
 // Check says what is wrong with a message, as an *Error, or nil. It removes white space from its data.
-func (n *Node) Check(m *Message) error { return check(m, n.cfg.MaxPublicationBytes) }
+func (n *Node) Check(m *Message) error {
+	if err := check(m, n.cfg.MaxPublicationBytes); err != nil {
+		return err
+	}
+	m.ephemeral = n.cfg.Namespaces.of(m.Channel).Ephemeral
+	if m.ephemeral && len(m.Channel)+len(m.Data)+len(m.Meta.encode()) > maxEphemeral {
+		return ErrLimitExceeded.With(fmt.Sprintf("an ephemeral message is larger than %d bytes", maxEphemeral))
+	}
+	return nil
+}
 
 // Publish appends messages in one transaction, in order, and returns them with their offsets. What is wrong
 // with a message is an *Error, and nothing is published. After any other error nobody knows whether it was.
@@ -184,10 +174,13 @@ func (n *Node) Publish(ctx context.Context, messages ...Message) ([]Message, err
 	return n.publisher.Publish(ctx, messages...)
 }
 
-// History reads a channel's past.
+// History reads a channel's past. An ephemeral channel has none.
 func (n *Node) History(ctx context.Context, channel string, f HistoryFilter) (History, error) {
 	if why := checkChannel(channel); why != "" {
 		return History{}, ErrBadRequest.With(why)
+	}
+	if n.cfg.Namespaces.of(channel).Ephemeral {
+		return History{}, ErrNotAvailable.With("the channel is ephemeral")
 	}
 	return n.log.History(ctx, channel, f)
 }
@@ -208,6 +201,16 @@ func (n *Node) enter() bool {
 	default:
 		n.clients.Add(1)
 		return true
+	}
+}
+
+// join adds a connection that entered to the hub. One that did so too late for dismiss to see it is told to go.
+func (n *Node) join(c *client) {
+	c.shard.add(c)
+	select {
+	case <-n.draining:
+		c.disconnect(disconnectShutdown)
+	default:
 	}
 }
 
@@ -238,21 +241,35 @@ func (n *Node) ServeWebSocket(w http.ResponseWriter, r *http.Request) {
 		}
 	}()
 	hj := &hijacker{ResponseWriter: w}
+	var c *client // set before anything is read
+	control := func() bool {
+		tooMany := c.guard.control()
+		if tooMany {
+			c.disconnect(disconnectTooMany)
+		}
+		return !tooMany
+	}
 	ws, err := websocket.Accept(hj, r, &websocket.AcceptOptions{
+		OnPingReceived:  func(context.Context, []byte) bool { return control() },
+		OnPongReceived:  func(context.Context, []byte) { control() },
 		OriginPatterns:  n.cfg.AllowedOrigins,
+		Subprotocols:    []string{protobufSubprotocol},
 		CompressionMode: websocket.CompressionDisabled,
 	})
 	if err != nil {
 		n.logger.DebugContext(r.Context(), "a WebSocket handshake was refused", "error", err)
 		return
 	}
-	// What carries a publication of the largest size, and its channel, fits; more closes with 1009.
-	ws.SetReadLimit(int64(n.cfg.MaxPublicationBytes) + 4096)
-	c := newClient(n, hj.conn)
+	ws.SetReadLimit(maxUnconnected)
+	f := wsJSON
+	if ws.Subprotocol() == protobufSubprotocol || r.URL.Query().Get("cf_protocol") == "protobuf" {
+		f = wsProtobuf
+	}
+	c = newClient(n, hj.conn, f)
 	if n.hub.count.Add(1) > int64(n.cfg.MaxConnections) {
 		c.disconnect(disconnectLimit)
 	}
-	c.shard.add(c)
+	n.join(c)
 	handed = true
 	go func() {
 		defer n.clients.Done()

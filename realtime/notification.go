@@ -12,6 +12,9 @@ import (
 const (
 	maxPayload = 7999
 	maxHeader  = 64
+	// maxEphemeral is the most that a message of an ephemeral channel may have, with its channel and meta: it
+	// must fit into one notification.
+	maxEphemeral = maxPayload - maxHeader - 3
 )
 
 // A notification tells of consecutive messages that one append committed. Its text is
@@ -27,6 +30,14 @@ type notification struct {
 }
 
 func (n *notification) last() uint64 { return n.first + n.count - 1 }
+
+// Kinds of notification, by how they begin.
+const (
+	kindMessages  = "m "  // of the log
+	kindEphemeral = "e\n" // messages that are not stored: a number \n CHANNEL \n DATA \n META \n …
+	kindControl   = "c\n" // JSON: what one replica tells all
+	kindProbe     = "p "  // a nonce, to see whether it arrives
+)
 
 // pack lays messages into as few notification bodies as they need, in order. A message that does not fit
 // into one travels by reference: an empty body.
@@ -65,6 +76,21 @@ func pack(messages []Message, metas []string) (bodies []string, counts []int32) 
 	return bodies, counts
 }
 
+// ephemeralPayloads lays messages that are not stored into as few notifications as they need, in order. Each
+// fits: Node.Check saw to that. A number makes each notification differ from every other, since Postgres
+// delivers equal ones of a transaction once.
+func ephemeralPayloads(messages []Message) []string {
+	metas := make([]string, len(messages))
+	for i := range messages {
+		metas[i] = messages[i].Meta.encode()
+	}
+	bodies, _ := pack(messages, metas)
+	for i := range bodies {
+		bodies[i] = kindEphemeral + strconv.Itoa(i) + "\n" + bodies[i]
+	}
+	return bodies
+}
+
 var errNotification = errors.New("not a notification of the log")
 
 // parseNotification reads what append sent. Anybody who may connect to the database may NOTIFY, so it
@@ -90,17 +116,30 @@ func parseNotification(payload string) (*notification, error) {
 	if body == "" {
 		return n, nil
 	}
-	lines := strings.Split(body, "\n")
-	if uint64(len(lines)) != 3*n.count+1 || lines[3*n.count] != "" {
+	m, err := parseMessages(body)
+	if err != nil || uint64(len(m)) != n.count {
 		return nil, errNotification
 	}
-	n.messages = make([]Message, n.count)
-	for i := range n.messages {
+	for i := range m {
+		m[i].Offset = n.first + uint64(i)
+	}
+	n.messages = m
+	return n, nil
+}
+
+// parseMessages reads what pack wrote into a body.
+func parseMessages(body string) ([]Message, error) {
+	lines := strings.Split(body, "\n")
+	if len(lines)%3 != 1 || len(lines) == 1 || lines[len(lines)-1] != "" {
+		return nil, errNotification
+	}
+	m := make([]Message, len(lines)/3)
+	for i := range m {
 		meta, err := decodeMeta(lines[3*i+2])
 		if err != nil {
 			return nil, fmt.Errorf("%w: %w", errNotification, err)
 		}
-		n.messages[i] = Message{Offset: n.first + uint64(i), Channel: lines[3*i], Data: []byte(lines[3*i+1]), Meta: meta}
+		m[i] = Message{Channel: lines[3*i], Data: []byte(lines[3*i+1]), Meta: meta}
 	}
-	return n, nil
+	return m, nil
 }

@@ -55,6 +55,7 @@ type shard struct {
 
 	mu       sync.Mutex
 	clients  map[*client]struct{} // guarded by mu, like all below
+	users    map[string]map[*client]struct{}
 	channels map[string]*channel
 	at       uint64 // everything up to here was handed on
 	epoch    string // "" until the log was reached for the first time
@@ -67,6 +68,7 @@ func newShard() *shard {
 	return &shard{
 		events:   make(chan event, maxEvents),
 		clients:  map[*client]struct{}{},
+		users:    map[string]map[*client]struct{}{},
 		channels: map[string]*channel{},
 		tick:     pingInterval,
 	}
@@ -104,7 +106,9 @@ func (s *shard) handle(e event) {
 		default:
 			size += s.gather(e.bursts)
 		}
-		s.at = e.at
+		if e.reset || e.lost || e.at != 0 {
+			s.at = e.at
+		}
 		if more = size < maxGather; more {
 			select {
 			case e = <-s.events:
@@ -124,14 +128,14 @@ func (s *shard) gather(bursts []*burst) (size int) {
 		if ch == nil {
 			continue
 		}
-		ch.last = b.last
+		ch.last = max(ch.last, b.last)
 		for sub := range ch.subs {
 			switch {
 			case sub.lost:
 			case !sub.live:
 				sub.hold(b)
 			default:
-				if f := b.frameAfter(sub.from); f != nil {
+				if f := b.frameAfter(sub.client.format, sub.from); f != nil {
 					s.give(sub.client, f)
 				}
 			}
@@ -154,7 +158,7 @@ func (sub *subscription) hold(b *burst) {
 func (s *shard) release(sub *subscription) {
 	sub.live = true
 	for _, b := range sub.held {
-		if f := b.frameAfter(sub.from); f != nil {
+		if f := b.frameAfter(sub.client.format, sub.from); f != nil {
 			s.give(sub.client, f)
 		}
 	}
@@ -198,7 +202,7 @@ func (s *shard) invalidate(survived uint64) {
 				continue
 			}
 			if sub.lost = true; sub.live {
-				sub.client.send(unsubscribeFrame(name))
+				sub.client.send(sub.client.format.encode(unsubscribed(name, unsubscribeInsufficient, unsubscribeInsufficientReason)))
 				s.unsubscribe(sub)
 			}
 		}
@@ -247,6 +251,20 @@ func (s *shard) remove(c *client) {
 		s.unsubscribe(sub)
 	}
 	delete(s.clients, c)
+	if s.users[c.user] != nil {
+		if delete(s.users[c.user], c); len(s.users[c.user]) == 0 {
+			delete(s.users, c.user)
+		}
+	}
+}
+
+// connected marks a client as user's. The caller holds mu.
+func (s *shard) connected(c *client) {
+	c.connected = true
+	if s.users[c.user] == nil {
+		s.users[c.user] = map[*client]struct{}{}
+	}
+	s.users[c.user][c] = struct{}{}
 }
 
 // beat runs every second: pings that are due, pongs that are overdue, tokens that have ended, and
@@ -256,6 +274,9 @@ func (s *shard) beat(now time.Time) {
 	defer s.mu.Unlock()
 	s.tick++
 	for c := range s.clients {
+		if d := c.guard.beat(); d != nil {
+			c.disconnect(d)
+		}
 		switch {
 		case !c.connected:
 			if s.tick >= c.staleAt {
@@ -270,9 +291,11 @@ func (s *shard) beat(now time.Time) {
 		}
 		if c.connected && s.tick >= c.pingAt {
 			c.pingAt = s.tick + pingInterval
-			c.pongBy = s.tick + pongTimeout
-			c.ponged.Store(false)
-			c.send(pingFrame)
+			if c.format != events { // such a client cannot answer
+				c.pongBy = s.tick + pongTimeout
+				c.ponged.Store(false)
+			}
+			c.send(pings[c.format])
 		}
 	}
 }

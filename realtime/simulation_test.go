@@ -173,7 +173,7 @@ type simClient struct {
 // run connects once and follows until the connection is cut.
 func (s *simClient) run(n *Node, cut <-chan time.Time) {
 	client, server := net.Pipe()
-	c := newClient(n, newConn(server))
+	c := newClient(n, newConn(server), wsJSON)
 	c.connected = true
 	c.shard.add(c)
 	ended := make(chan struct{})
@@ -323,7 +323,7 @@ func simulate(t *testing.T, seed uint64) {
 	const channels = 3
 	rng := rand.New(rand.NewPCG(seed, 1))
 	log := newSimLog(rng)
-	n := &Node{hub: newHub(), logger: slog.New(slog.DiscardHandler), past: log.past, cfg: Config{Namespaces: &Namespaces{}}}
+	n := &Node{hub: newHub(), logger: slog.New(slog.DiscardHandler), past: log.past, cfg: Config{Namespaces: NewNamespaces()}}
 	f := &follower{log: log, out: n.hub}
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()

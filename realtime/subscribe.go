@@ -20,7 +20,7 @@ func (c *client) subscribe(ctx context.Context, cmd *protocol.Command) *Disconne
 		c.reply(&protocol.Reply{Id: cmd.Id, Error: c.errorFor(err).reply()})
 		return nil
 	}
-	reply := replyFrame(&protocol.Reply{Id: cmd.Id, Subscribe: result})
+	reply := c.format.encode(&protocol.Reply{Id: cmd.Id, Subscribe: result})
 	s := c.shard
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -41,12 +41,16 @@ func (c *client) join(ctx context.Context, req *protocol.SubscribeRequest) (*pro
 	if why := checkChannel(channel); why != "" {
 		return nil, nil, ErrBadRequest.With(why)
 	}
-	if !c.maySubscribe(channel) {
+	o := c.node.cfg.Namespaces.of(channel)
+	if !c.maySubscribe(channel, o) {
 		return nil, nil, ErrPermissionDenied
 	}
 	sub, at, err := c.register(channel)
 	if err != nil {
 		return nil, nil, err
+	}
+	if o.Ephemeral || !o.Recovery {
+		return &protocol.SubscribeResult{}, sub, nil
 	}
 	r := &protocol.SubscribeResult{Recoverable: true, Positioned: true, Epoch: at.Epoch, Offset: at.Offset}
 	if !req.Recover {
@@ -102,8 +106,8 @@ func (c *client) register(channel string) (*subscription, Position, error) {
 
 // maySubscribe keeps what needs a grant of its own from everybody: "$" channels need a subscription token,
 // "#" channels name their users.
-func (c *client) maySubscribe(channel string) bool {
-	if strings.HasPrefix(channel, "$") {
+func (c *client) maySubscribe(channel string, o ChannelOptions) bool {
+	if strings.HasPrefix(channel, "$") || !o.AllowSubscribeForClient || c.user == "" && !o.AllowSubscribeForAnonymous {
 		return false
 	}
 	if _, users, limited := strings.Cut(channel, "#"); limited {

@@ -87,9 +87,10 @@ END $$;
 -- Appends messages in one order for everybody: whoever holds the lock gives out the numbers and commits
 -- before the next one does, so the order of numbers is the order of commits. Returns the first number.
 -- The notifications ride along: bodies[i] carries the next counts[i] messages (see realtime/notification.go),
--- and each names the number before its first.
+-- and each names the number before its first. Others are notifications that share the commit: ephemeral
+-- messages.
 -- +goose StatementBegin
-CREATE FUNCTION forgewire.append(channels text[], datas text[], metas text[], bodies text[], counts int[])
+CREATE FUNCTION forgewire.append(channels text[], datas text[], metas text[], bodies text[], counts int[], others text[])
 RETURNS bigint LANGUAGE plpgsql AS $$
 DECLARE
     prev    bigint;
@@ -122,6 +123,7 @@ BEGIN
         last := last + counts[i];
         prev := last - 1;
     END LOOP;
+    PERFORM pg_notify('forgewire', o) FROM unnest(others) AS o;
     RETURN base;
 END $$;
 -- +goose StatementEnd

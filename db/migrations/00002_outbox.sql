@@ -15,26 +15,31 @@ CREATE TABLE forgewire.outbox (
 -- level and snapshot, and is not undone by a rollback.
 CREATE SEQUENCE forgewire.awake AS bigint START 1;
 
+-- It runs with its owner's rights, and every name and operator in it is qualified, so that nothing in the caller's
+-- search_path can stand in for them: a SET search_path would cost as much as the insert.
+--
 -- Publishes data on the channel if and when the caller's transaction commits. It takes no lock that another
 -- publish wants and, while the drainer is awake, sends no notification: those serialise commits.
 -- The insert comes first: it gives the transaction an xid before the flag is read, and the drainer, once it
 -- has cleared the flag, waits for every xid that was handed out until then.
 -- +goose StatementBegin
 CREATE FUNCTION forgewire.publish(channel text, data jsonb) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER AS $$
 DECLARE
-    body constant text := data::text;
+    body constant pg_catalog.text := data::pg_catalog.text;
 BEGIN
     -- Checked here and not by the table, which nobody else inserts into: a CHECK is prepared anew for each insert.
-    IF channel IS NULL OR octet_length(channel) NOT BETWEEN 1 AND 255 OR channel COLLATE "C" ~ '[^ -~]' THEN
+    IF channel IS NULL OR pg_catalog.octet_length(channel) OPERATOR(pg_catalog.<) 1 OR pg_catalog.octet_length(channel) OPERATOR(pg_catalog.>) 255
+       OR channel COLLATE pg_catalog."C" OPERATOR(pg_catalog.~) '[^ -~]' THEN
         RAISE EXCEPTION 'forgewire.publish: a channel is 1 to 255 printable ASCII characters' USING ERRCODE = 'check_violation';
-    ELSIF body IS NULL OR octet_length(body) > 1048576 THEN
+    ELSIF body IS NULL OR pg_catalog.octet_length(body) OPERATOR(pg_catalog.>) 1048576 THEN
         RAISE EXCEPTION 'forgewire.publish: data is JSON of at most 1 MiB' USING ERRCODE = 'check_violation';
     END IF;
     INSERT INTO forgewire.outbox (channel, data) VALUES (publish.channel, body);
     -- NULL is a sequence that was never set.
-    IF coalesce(pg_sequence_last_value('forgewire.awake'), 0) <> 'forgewire.awake'::regclass::oid::bigint THEN
-        PERFORM pg_notify('forgewire_bell', '');
+    IF coalesce(pg_catalog.pg_sequence_last_value('forgewire.awake'::pg_catalog.regclass), 0)
+       OPERATOR(pg_catalog.<>) 'forgewire.awake'::pg_catalog.regclass::pg_catalog.oid::pg_catalog.int8 THEN
+        PERFORM pg_catalog.pg_notify('forgewire_bell', '');
     END IF;
 END $$;
 -- +goose StatementEnd

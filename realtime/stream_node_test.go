@@ -1,0 +1,177 @@
+package realtime
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"forgewire/db"
+	"forgewire/db/dbtest"
+)
+
+// testReplica is a Node with its routes.
+type testReplica struct {
+	node *Node
+	http *httptest.Server
+	stop func() // as SIGTERM does, and waits
+}
+
+func (r *testReplica) url(path string) string { return r.http.URL + path }
+
+// newTestReplica runs a Node on a database until the test ends.
+func newTestReplica(t testing.TB, databaseURL string, change func(*Config)) *testReplica {
+	t.Helper()
+	pool, err := db.NewPool(context.Background(), db.PoolConfig{URL: databaseURL})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := Config{Pool: pool, ListenURL: databaseURL, Logger: slog.New(slog.DiscardHandler), Version: "test",
+		TokenSecret: testSecret, AllowAnonymous: true, MaxConnections: 1000, MaxPublicationBytes: 1 << 20,
+		Namespaces:   must(ParseNamespaces(`{"without_namespace":{"allow_publish_for_client":true},"namespaces":[{"name":"eph","ephemeral":true}]}`)),
+		RetentionAge: time.Hour, RetentionBytes: 1 << 30, ShutdownTimeout: 5 * time.Second}
+	if change != nil {
+		change(&cfg)
+	}
+	n := must(New(cfg))
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- n.Run(ctx) }()
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /connection/websocket", n.ServeWebSocket)
+	mux.HandleFunc("GET /connection/sse", n.ServeSSE)
+	mux.HandleFunc("POST /connection/sse", n.ServeSSE)
+	mux.HandleFunc("POST /connection/http_stream", n.ServeHTTPStream)
+	mux.HandleFunc("POST /emulation", n.ServeEmulation)
+	mux.HandleFunc("GET /events/{channel}", func(w http.ResponseWriter, r *http.Request) { n.ServeEvents(w, r, r.PathValue("channel")) })
+	mux.HandleFunc("OPTIONS /", n.ServePreflight)
+	srv := httptest.NewUnstartedServer(mux)
+	srv.Config.ReadTimeout, srv.Config.WriteTimeout = 700*time.Millisecond, 700*time.Millisecond // streams outlive them
+	srv.Start()
+	r := &testReplica{node: n, http: srv}
+	stopped := false
+	r.stop = func() {
+		if stopped {
+			return
+		}
+		stopped = true
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+		srv.Close()
+		pool.Close()
+	}
+	t.Cleanup(r.stop)
+	eventually(t, 20*time.Second, "the replica is ready", func() bool { return n.Ready(context.Background()) == nil })
+	return r
+}
+
+// twoReplicas run on one database.
+func twoReplicas(t testing.TB, change func(*Config)) (a, b *testReplica) {
+	t.Helper()
+	u := dbtest.New(t)
+	return newTestReplica(t, u, change), newTestReplica(t, u, change)
+}
+
+// testStream is a response that does not end.
+type testStream struct {
+	t      testing.TB
+	resp   *http.Response
+	lines  *bufio.Reader
+	cancel context.CancelFunc
+}
+
+// openStream sends a request; header is pairs.
+func openStream(t testing.TB, method, url, body string, header ...string) *testStream {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	t.Cleanup(cancel)
+	req := must(http.NewRequestWithContext(ctx, method, url, strings.NewReader(body)))
+	for i := 0; i < len(header); i += 2 {
+		req.Header.Set(header[i], header[i+1])
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { cancel(); resp.Body.Close() })
+	return &testStream{t: t, resp: resp, lines: bufio.NewReader(resp.Body), cancel: cancel}
+}
+
+// status asserts on the response's status, and returns the whole body of one that is no stream.
+func (s *testStream) status(want int) string {
+	s.t.Helper()
+	body := ""
+	if s.resp.StatusCode != http.StatusOK || want != http.StatusOK {
+		body = string(must(io.ReadAll(s.resp.Body)))
+	}
+	if s.resp.StatusCode != want {
+		s.t.Fatalf("status %d, want %d: %s", s.resp.StatusCode, want, body)
+	}
+	return body
+}
+
+// event reads the next block of server-sent events, without its blank line.
+func (s *testStream) event() string {
+	s.t.Helper()
+	var b strings.Builder
+	for {
+		line, err := s.lines.ReadString('\n')
+		if err != nil {
+			s.t.Fatalf("the stream ended after %q: %v", b.String(), err)
+		}
+		if line == "\n" {
+			return b.String()
+		}
+		b.WriteString(line)
+	}
+}
+
+// reply reads the next reply of either JSON stream that is not a ping.
+func (s *testStream) reply() testReply {
+	s.t.Helper()
+	for {
+		line, err := s.lines.ReadString('\n')
+		if err != nil {
+			s.t.Fatalf("the stream ended: %v", err)
+		}
+		var r testReply
+		if line == "\n" {
+			continue
+		}
+		if err = json.Unmarshal([]byte(strings.TrimPrefix(line, "data: ")), &r); err != nil {
+			s.t.Fatalf("%q: %v", line, err)
+		}
+		if r != (testReply{}) {
+			return r
+		}
+	}
+}
+
+// ended asserts that nothing follows.
+func (s *testStream) ended() {
+	s.t.Helper()
+	if rest, err := io.ReadAll(s.lines); err != nil || strings.TrimSpace(string(rest)) != "" {
+		s.t.Fatalf("the stream goes on with %q, %v", rest, err)
+	}
+}
+
+type testReply struct {
+	ID      uint32 `json:"id"`
+	Error   *Error `json:"error"`
+	Connect *struct{ Client, Session, Node string }
+	Publish *struct{}
+	Push    *struct {
+		Channel    string
+		Pub        *struct{ Data json.RawMessage }
+		Disconnect *Disconnect
+	}
+	Subscribe *struct{ Recovered bool }
+}

@@ -60,7 +60,7 @@ func (c *client) authenticate(token string) (*Claims, error) {
 func (c *client) accept(claims *Claims) (expires bool, ttl uint32) {
 	c.shard.mu.Lock()
 	defer c.shard.mu.Unlock()
-	c.shard.connected(c)
+	c.connected = true
 	c.expires = time.Time{}
 	if claims.ExpiresAt == nil {
 		return false, 0

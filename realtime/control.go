@@ -1,48 +1,19 @@
 package realtime
 
-import (
-	"context"
-	"encoding/json"
-	"fmt"
-)
+import "encoding/json"
 
 // control is what one replica tells all, itself included, through NOTIFY: commands that concern connections,
 // wherever they are. It is not stored; a replica that is away has no connections that the command could mean
 // but those that will come back and be judged anew.
 type control struct {
-	Op     string `json:"op"`
-	User   string `json:"user,omitempty"`
-	Client string `json:"client,omitempty"` // only this connection of the user's
-
-	Channel string `json:"channel,omitempty"`
-	Code    uint16 `json:"code,omitempty"`
-	Reason  string `json:"reason,omitempty"`
-
+	Op      string `json:"op"`
 	Node    string `json:"node,omitempty"` // only this replica is meant
 	Session string `json:"session,omitempty"`
 	Data    []byte `json:"data,omitempty"`
 	Serial  uint64 `json:"serial,omitempty"`
 }
 
-const (
-	opDisconnect = "disconnect"
-	opEmulate    = "emulate"
-)
-
-// tell sends a control to every replica.
-func (n *Node) tell(ctx context.Context, c control) error {
-	b, err := json.Marshal(c)
-	if err != nil {
-		return fmt.Errorf("encode a control: %w", err)
-	}
-	if len(b)+len(kindControl) > maxPayload {
-		return ErrLimitExceeded.With("the command is too large to be passed on")
-	}
-	if _, err = n.cfg.Pool.Exec(ctx, "SELECT pg_notify($1, $2)", notifyLog, kindControl+string(b)); err != nil {
-		return fmt.Errorf("tell the replicas: %w", err)
-	}
-	return nil
-}
+const opEmulate = "emulate"
 
 // handleControl does this replica's share. It must not block: the listener waits for it.
 func (n *Node) handleControl(body []byte) {
@@ -51,31 +22,10 @@ func (n *Node) handleControl(body []byte) {
 		n.logger.Warn("a control that no replica sent was ignored", "error", err)
 		return
 	}
-	switch c.Op {
-	case opDisconnect:
-		for _, client := range n.hub.clientsOf(c.User, c.Client) {
-			client.disconnect(&Disconnect{Code: c.Code, Reason: c.Reason})
-		}
-	case opEmulate:
-		if c.Node == n.id {
-			n.sessions.deliver(c.Session, c.Data) // one that has ended needs no command
-		}
-	default:
+	switch {
+	case c.Op != opEmulate:
 		n.logger.Debug("a control of another version was ignored", "op", c.Op)
+	case c.Node == n.id:
+		n.sessions.deliver(c.Session, c.Data) // one that has ended needs no command
 	}
-}
-
-// Disconnect ends a user's connections on every replica, or one of them. With a code from 3500 on the client
-// does not come back by itself; 0 stands for that.
-func (n *Node) Disconnect(ctx context.Context, user, client string, d Disconnect) error {
-	if user == "" {
-		return ErrBadRequest.With("user is missing")
-	}
-	if d.Code == 0 {
-		d = *disconnectForced
-	}
-	if d.Code < 3000 || d.Code > 4999 {
-		return ErrBadRequest.With("a disconnect code is from 3000 to 4999")
-	}
-	return n.tell(ctx, control{Op: opDisconnect, User: user, Client: client, Code: d.Code, Reason: d.Reason})
 }

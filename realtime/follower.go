@@ -15,9 +15,8 @@ type logReader interface {
 type audience interface {
 	// deliver hands on consecutive messages: none between them and the last ones was left out.
 	deliver(messages []Message)
-	// lost says that the log went back: no message after `survived` and up to `at`, both of which may
-	// have been delivered, exists any more.
-	lost(survived, at uint64)
+	// lost says that the log went back: of what was delivered, no message after survived exists any more.
+	lost(survived uint64)
 	// reset says that a gap cannot be filled, or that this is another log: nobody's position is good.
 	reset(at Position)
 }
@@ -46,7 +45,7 @@ func (f *follower) resume(ctx context.Context) error {
 		return nil
 	case !s.valid:
 		// What comes next has greater numbers than any that was lost.
-		f.out.lost(s.survived, f.at)
+		f.out.lost(s.survived)
 		f.at = s.survived
 	}
 	return f.fill(ctx, math.MaxInt64)

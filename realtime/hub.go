@@ -81,8 +81,9 @@ func (b *burst) frameAfter(f format, offset uint64) []byte {
 	return nil
 }
 
-// deliver implements audience; the listener also calls it with messages that have no offset: ephemeral ones. It waits while a shard is so far behind that its queue is full: then the
-// listener reads no further, and Postgres keeps what comes.
+// deliver implements audience; the listener also calls it with messages that have no offset: ephemeral ones.
+// It waits while a shard is so far behind that its queue is full: then the listener reads no further, and
+// Postgres keeps what comes.
 func (h *hub) deliver(messages []Message) {
 	var bursts []*burst
 	byChannel := make(map[string]*burst, 1)
@@ -101,7 +102,7 @@ func (h *hub) deliver(messages []Message) {
 	h.tell(event{bursts: bursts, at: messages[len(messages)-1].Offset}) // 0 for ephemeral ones
 }
 
-func (h *hub) lost(survived, at uint64) {
+func (h *hub) lost(survived uint64) {
 	h.tell(event{lost: true, at: survived})
 }
 
@@ -143,20 +144,6 @@ func (h *hub) all() (all []*client) {
 		s.mu.Lock()
 		for c := range s.clients {
 			all = append(all, c)
-		}
-		s.mu.Unlock()
-	}
-	return all
-}
-
-// clientsOf returns a user's connections on this replica, or the one with that id.
-func (h *hub) clientsOf(user, id string) (all []*client) {
-	for _, s := range h.shards {
-		s.mu.Lock()
-		for c := range s.users[user] {
-			if id == "" || c.id == id {
-				all = append(all, c)
-			}
 		}
 		s.mu.Unlock()
 	}

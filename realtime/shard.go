@@ -55,7 +55,6 @@ type shard struct {
 
 	mu       sync.Mutex
 	clients  map[*client]struct{} // guarded by mu, like all below
-	users    map[string]map[*client]struct{}
 	channels map[string]*channel
 	at       uint64 // everything up to here was handed on
 	epoch    string // "" until the log was reached for the first time
@@ -68,7 +67,6 @@ func newShard() *shard {
 	return &shard{
 		events:   make(chan event, maxEvents),
 		clients:  map[*client]struct{}{},
-		users:    map[string]map[*client]struct{}{},
 		channels: map[string]*channel{},
 		tick:     pingInterval,
 	}
@@ -251,20 +249,6 @@ func (s *shard) remove(c *client) {
 		s.unsubscribe(sub)
 	}
 	delete(s.clients, c)
-	if s.users[c.user] != nil {
-		if delete(s.users[c.user], c); len(s.users[c.user]) == 0 {
-			delete(s.users, c.user)
-		}
-	}
-}
-
-// connected marks a client as user's. The caller holds mu.
-func (s *shard) connected(c *client) {
-	c.connected = true
-	if s.users[c.user] == nil {
-		s.users[c.user] = map[*client]struct{}{}
-	}
-	s.users[c.user][c] = struct{}{}
 }
 
 // beat runs every second: pings that are due, pongs that are overdue, tokens that have ended, and

@@ -6,8 +6,6 @@ import (
 	"testing"
 )
 
-const testSecret = "0123456789abcdef0123456789abcdef"
-
 func TestParseNamespaces(t *testing.T) {
 	for _, c := range []struct{ name, text, wrong string }{
 		{"nothing", "", ""},

@@ -37,6 +37,15 @@ func (b *bucket) take(now time.Time, rate, burst float64) bool {
 	return b.tokens >= 0
 }
 
+// try is take without the debt: what is refused costs nothing.
+func (b *bucket) try(now time.Time, rate, burst float64) bool {
+	ok := b.take(now, rate, burst)
+	if !ok {
+		b.tokens++
+	}
+	return ok
+}
+
 // throttle says whether a command is one too many: it is then answered with an error, and a client that goes
 // on all the same is disconnected.
 func (c *client) throttle(cmd *protocol.Command) (refused bool, d *Disconnect) {
@@ -65,10 +74,7 @@ func (c *client) mayPublishNow(channel string, o ChannelOptions) bool {
 	if c.publishes[name] == nil {
 		c.publishes[name] = &bucket{}
 	}
-	b := c.publishes[name]
-	ok := b.take(time.Now(), float64(o.PublishRate), float64(o.PublishRate))
-	b.tokens = max(b.tokens, 0) // no debt: what is refused costs nothing
-	return ok
+	return c.publishes[name].try(time.Now(), float64(o.PublishRate), float64(o.PublishRate))
 }
 
 // name is the listed namespace that a channel belongs to, or "".
@@ -153,9 +159,7 @@ func (g *gate) knock(from netip.Prefix, rate int) bool {
 		b = &bucket{}
 		g.rates.Add(from, b)
 	}
-	allowed := b.take(time.Now(), float64(rate), 2*float64(rate))
-	b.tokens = max(b.tokens, 0)
-	return allowed
+	return b.try(time.Now(), float64(rate), 2*float64(rate))
 }
 
 // addressOf is where a request comes from: what the middleware found in the header that the operator trusts,

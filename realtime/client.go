@@ -173,7 +173,7 @@ func (c *client) handleProtobuf(ctx context.Context, data []byte) *Disconnect {
 			return d
 		}
 		if err != nil {
-			return nil
+			return nil //nolint:nilerr // io.EOF: that was the last command
 		}
 	}
 }

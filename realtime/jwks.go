@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"slices"
 	"sync"
 	"time"
@@ -36,7 +37,7 @@ var (
 // key; never more often than jwksCooldown. While its server is away, what was known stays good. It has no
 // goroutine: who needs the set fetches it, and everybody else who does waits for that.
 type jwks struct {
-	url    string
+	from   string
 	client *http.Client
 	logger *slog.Logger
 	now    func() time.Time
@@ -53,10 +54,10 @@ type jwksKey struct {
 	key      crypto.PublicKey
 }
 
-func newJWKS(url string, logger *slog.Logger) *jwks {
+func newJWKS(from string, logger *slog.Logger) *jwks {
 	t := http.DefaultTransport.(*http.Transport).Clone()
 	t.DisableKeepAlives = true // a request in ten minutes needs no connection, and no goroutines, in between
-	return &jwks{url: url, logger: logger, now: time.Now, client: &http.Client{Transport: t, Timeout: jwksTimeout,
+	return &jwks{from: from, logger: logger, now: time.Now, client: &http.Client{Transport: t, Timeout: jwksTimeout,
 		CheckRedirect: func(r *http.Request, via []*http.Request) error {
 			if r.URL.Host != via[0].URL.Host || r.URL.Scheme != via[0].URL.Scheme || len(via) > jwksRedirects {
 				return errors.New("the key set's server redirects elsewhere")
@@ -122,12 +123,15 @@ func (j *jwks) refresh(ctx context.Context) error {
 }
 
 func (j *jwks) fetch(ctx context.Context) ([]jwksKey, error) {
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, j.url, nil)
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, j.from, nil)
 	if err != nil {
 		return nil, fmt.Errorf("ask for the key set: %w", err)
 	}
 	r.Header.Set("Accept", "application/jwk-set+json, application/json")
 	resp, err := j.client.Do(r)
+	if e := (*url.Error)(nil); errors.As(err, &e) {
+		err = e.Err // without the address, whose query may hold a key
+	}
 	if err != nil {
 		return nil, fmt.Errorf("ask for the key set: %w", err)
 	}

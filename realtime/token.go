@@ -57,14 +57,25 @@ type subscriptionClaims struct {
 	Info    json.RawMessage `json:"info,omitempty"` // shown to others of the channel
 }
 
-// SignToken makes a connection token for user that is good for ttl; 0 means for ever, and a negative
-// one is over.
+// SignToken is Sign where there is nothing but a secret.
 func SignToken(secret, user string, ttl time.Duration) (string, error) {
-	c := Claims{RegisteredClaims: jwt.RegisteredClaims{Subject: user, IssuedAt: jwt.NewNumericDate(time.Now())}}
+	return TokenConfig{Secret: secret}.Sign(user, ttl)
+}
+
+// Sign makes a connection token for user, with the secret, that is good for ttl; 0 means for ever, and a
+// negative one is over.
+func (cfg TokenConfig) Sign(user string, ttl time.Duration) (string, error) {
+	if cfg.Secret == "" {
+		return "", errors.New("sign the token: there is no secret")
+	}
+	c := Claims{RegisteredClaims: jwt.RegisteredClaims{Subject: user, Issuer: cfg.Issuer, IssuedAt: jwt.NewNumericDate(time.Now())}}
+	if cfg.Audience != "" {
+		c.Audience = jwt.ClaimStrings{cfg.Audience}
+	}
 	if ttl != 0 {
 		c.ExpiresAt = jwt.NewNumericDate(time.Now().Add(ttl))
 	}
-	s, err := jwt.NewWithClaims(jwt.SigningMethodHS256, c).SignedString([]byte(secret))
+	s, err := jwt.NewWithClaims(jwt.SigningMethodHS256, c).SignedString([]byte(cfg.Secret))
 	if err != nil {
 		return "", fmt.Errorf("sign the token: %w", err)
 	}

@@ -168,6 +168,10 @@ func TestKeyConfusion(t *testing.T) {
 
 func TestAudienceAndIssuer(t *testing.T) {
 	v := testVerifier(TokenConfig{Secret: testSecret, Audience: "us", Issuer: "them"})
+	judgeToken(t, "our own", v, must(TokenConfig{Secret: testSecret, Audience: "us", Issuer: "them"}.Sign("joe", time.Hour)), wantGood)
+	if _, err := (TokenConfig{}).Sign("joe", time.Hour); err == nil {
+		t.Error("signed with nothing")
+	}
 	past := time.Now().Unix() - 3600
 	for _, c := range []struct {
 		name   string

@@ -334,3 +334,46 @@ func TestConnectionExpires(t *testing.T) {
 	s.beat(time.Now().Add(time.Minute + (expiredLeeway+2)*time.Second))
 	w.wantClosed(3005)
 }
+
+// A subscription during whose making the log went back is none: its client is told to try again.
+func TestLostWhileJoining(t *testing.T) {
+	t.Parallel()
+	n, url := startNode(t, dbtest.New(t), "", nil)
+	for _, channel := range []string{"a", "news"} {
+		must(n.Publish(t.Context(), message(channel, 1)))
+	}
+	w := joined(t, url, hs(joe()))
+	n.past = func(_ context.Context, channel string, _ Position, _ uint64) ([]Message, error) {
+		for _, s := range n.hub.shards {
+			s.handle(event{lost: true, at: 1})
+		}
+		return nil, nil
+	}
+	was := fmt.Sprintf(`"recover":true,"offset":1,"epoch":%q`, n.Epoch())
+	r := w.wantError(`"subscribe":{"channel":"a",`+was+`}`, 100)
+	if !r.Error.Temporary || n.Channels()["a"] != 0 {
+		t.Errorf("%+v, %v", r.Error, n.Channels())
+	}
+	// The shards are at 1 now, which is where this client is.
+	must(n.Publish(t.Context(), message("a", 2)))
+	eventually(t, 10*time.Second, "the replica goes on", func() bool { return n.hub.position().Offset > 1 })
+	w = dialWire(t, url)
+	w.send(fmt.Sprintf(`"connect":{"token":%q,"subs":{"news":{%s}}}`, hs(joe("channels", []string{"news"})), was))
+	w.wantClosed(3010)
+}
+
+// Who was told to go is not heard any more, however long the socket lasts.
+func TestDismissedIsNotHeard(t *testing.T) {
+	t.Parallel()
+	n, url := startNode(t, dbtest.New(t), `{"without_namespace":{"allow_publish_for_client":true}}`, nil)
+	w := joined(t, url, hs(joe()))
+	c := n.hub.clientsOf("joe", "")[0]
+	c.disconnect(disconnectForced)
+	if d := c.handleFrame(t.Context(), websocket.MessageText, []byte(`{"id":9,"publish":{"channel":"a","data":1}}`)); d != nil {
+		t.Errorf("%v", d)
+	}
+	if count := one[int](t, n.cfg.Pool, "SELECT count(*) FROM forgewire.messages"); count != 0 {
+		t.Error("it was published")
+	}
+	w.wantClosed(3503)
+}

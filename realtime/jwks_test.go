@@ -139,7 +139,7 @@ func TestJWKSServerTrouble(t *testing.T) {
 		"no JSON":  func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("<html>")) },
 		"no keys":  func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(keySet()) },
 		"huge": func(w http.ResponseWriter, _ *http.Request) {
-			_, _ = w.Write([]byte(`{"keys":[` + strings.Repeat(" ", jwksMaxBytes) + `]}`))
+			_, _ = w.Write(append(keySet(jwkOf("other", "new")), strings.Repeat(" ", jwksMaxBytes)...))
 		},
 		"a redirect":      func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, elsewhere.URL, http.StatusFound) },
 		"a redirect loop": func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, r.URL.Path, http.StatusFound) },

@@ -21,7 +21,7 @@ import (
 // startNode runs a replica on a database, behind a server of its own, until the test ends.
 func startNode(t testing.TB, url, namespaces string, change func(*Config)) (*Node, string) {
 	t.Helper()
-	pool := must(db.NewPool(context.Background(), db.PoolConfig{URL: url, MaxConns: 5}))
+	pool := must(db.NewPool(context.Background(), db.PoolConfig{URL: url, MaxConns: authorizeAtOnce + 4}))
 	cfg := Config{Pool: pool, ListenURL: url, Logger: slog.New(slog.DiscardHandler), Tokens: TokenConfig{Secret: testSecret},
 		Namespaces: must(ParseNamespaces(namespaces)), MaxConnections: 100, MaxPublicationBytes: 1 << 20, CommandRate: 100,
 		RetentionAge: time.Hour, RetentionBytes: 1 << 30, ShutdownTimeout: time.Second}

@@ -9,6 +9,7 @@ import (
 
 	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"golang.org/x/sync/semaphore"
 	"golang.org/x/sync/singleflight"
 )
 
@@ -21,6 +22,7 @@ const (
 // Bounds of asking the database.
 const (
 	authorizeTimeout = 2 * time.Second
+	authorizeAtOnce  = 8      // queries of one replica: a slow function must not take the pool from the publisher
 	authorizeAnswers = 20_000 // remembered by one replica; the one that was not used for longest goes
 	authorizeMost    = 24 * time.Hour
 	authorizeDenied  = time.Second // a refused client that insists does not reach the database each time
@@ -33,6 +35,7 @@ type authorizer struct {
 	pool   *pgxpool.Pool
 	seen   *lru.Cache[string, answer]
 	flight singleflight.Group
+	asking *semaphore.Weighted
 }
 
 // answer is allowed where until is not zero.
@@ -46,7 +49,7 @@ func newAuthorizer(pool *pgxpool.Pool) (*authorizer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make the cache of answers: %w", err)
 	}
-	return &authorizer{pool: pool, seen: seen}, nil
+	return &authorizer{pool: pool, seen: seen, asking: semaphore.NewWeighted(authorizeAtOnce)}, nil
 }
 
 // identity is whom the database judges. Two tokens of one user may have different claims, which its policies
@@ -91,6 +94,10 @@ func (a *authorizer) ask(ctx context.Context, who *identity, channel, action str
 func (a *authorizer) query(ctx context.Context, who *identity, channel, action string) (answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, authorizeTimeout)
 	defer cancel()
+	if err := a.asking.Acquire(ctx, 1); err != nil {
+		return answer{}, fmt.Errorf("wait to ask forgewire.authorize: %w", err)
+	}
+	defer a.asking.Release(1)
 	var seconds *float64
 	now := time.Now() // before: the answer is never older than it says
 	err := a.pool.QueryRow(ctx, "SELECT forgewire.ask_authorize($1, $2, $3, $4)", who.claims, who.user, channel, action).Scan(&seconds)

@@ -3,9 +3,12 @@ package realtime
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"forgewire/db/dbtest"
 )
@@ -165,5 +168,40 @@ func TestAuthorizeOneFlight(t *testing.T) {
 	wg.Wait()
 	if asked := one[int](t, n.cfg.Pool, "SELECT count(*) FROM public.asked"); asked != 2 {
 		t.Errorf("%d queries", asked)
+	}
+}
+
+// However slow the function is and however many ask, publishing goes on; and a database that is away allows
+// nothing.
+func TestAuthorizeLeavesThePoolAlone(t *testing.T) {
+	t.Parallel()
+	db := dbtest.New(t)
+	authorizeAs(t, db, "PERFORM pg_sleep(30); RETURN interval '1 hour';")
+	n, _ := startNode(t, db, authorizeNamespace, nil)
+	who := identityOf("joe", "")
+	var wg sync.WaitGroup
+	for i := range 5 * authorizeAtOnce {
+		wg.Go(func() {
+			_, err := n.authorizer.ask(t.Context(), who, fmt.Sprint("rls:", i), actionSubscribe)
+			if err == nil || errors.Is(err, ErrPermissionDenied) {
+				t.Errorf("%d: %v", i, err)
+			}
+		})
+	}
+	eventually(t, 10*time.Second, "as many as may are asking", func() bool {
+		return one[int](t, n.cfg.Pool, "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%ask_authorize%' AND wait_event = 'PgSleep' AND datname = current_database()") == authorizeAtOnce
+	})
+	start := time.Now()
+	must(n.Publish(t.Context(), message("a", 1)))
+	if took := time.Since(start); took > authorizeTimeout/2 {
+		t.Errorf("a publish took %v", took)
+	}
+	wg.Wait()
+
+	pool := must(pgxpool.New(context.Background(), db))
+	a := must(newAuthorizer(pool))
+	pool.Close()
+	if until, err := a.ask(t.Context(), who, "rls:1", actionSubscribe); err == nil || errors.Is(err, ErrPermissionDenied) || !until.IsZero() {
+		t.Errorf("%v, %v", until, err)
 	}
 }

@@ -20,6 +20,7 @@ type Config struct {
 	Replica             string       // this replica's name, for /api/info
 	Version             string       // of the binary
 	Home                http.Handler // what "/" shows; nil for nothing
+	ClientIPHeader      string       // the header in which the platform's proxy says who connects; "" for none
 }
 
 // server holds what the handlers share. It is fixed once Routes has made it.
@@ -49,6 +50,9 @@ func Routes(cfg Config) (http.Handler, error) {
 	}
 	r := chi.NewRouter()
 	r.Use(s.requestID, s.recover)
+	if cfg.ClientIPHeader != "" {
+		r.Use(clientIP(cfg.ClientIPHeader))
+	}
 	r.NotFound(func(w http.ResponseWriter, r *http.Request) { s.fail(w, r, http.StatusNotFound, notFound) })
 	r.MethodNotAllowed(func(w http.ResponseWriter, r *http.Request) { s.fail(w, r, http.StatusMethodNotAllowed, wrongMethod) })
 

@@ -149,3 +149,17 @@ func (h *hub) all() (all []*client) {
 	}
 	return all
 }
+
+// clientsOf returns a user's connections on this replica, or the one with that id.
+func (h *hub) clientsOf(user, id string) (all []*client) {
+	for _, s := range h.shards {
+		s.mu.Lock()
+		for c := range s.users[user] {
+			if id == "" || c.id == id {
+				all = append(all, c)
+			}
+		}
+		s.mu.Unlock()
+	}
+	return all
+}

@@ -17,9 +17,16 @@ type control struct {
 	Channel string `json:"channel,omitempty"`
 	Code    uint16 `json:"code,omitempty"`
 	Reason  string `json:"reason,omitempty"`
+
+	Question *question `json:"question,omitempty"` // see survey.go
+	Answer   *answer   `json:"answer,omitempty"`
 }
 
-const opDisconnect = "disconnect"
+const (
+	opDisconnect = "disconnect"
+	opAsk        = "ask"
+	opAnswer     = "answer"
+)
 
 // tell sends a control to every replica.
 func (n *Node) tell(ctx context.Context, c control) error {
@@ -47,6 +54,14 @@ func (n *Node) handleControl(body []byte) {
 	case opDisconnect:
 		for _, client := range n.hub.clientsOf(c.User, c.Client) {
 			client.disconnect(&Disconnect{Code: c.Code, Reason: c.Reason})
+		}
+	case opAsk:
+		if c.Question != nil {
+			n.heard(*c.Question)
+		}
+	case opAnswer:
+		if c.Answer != nil {
+			n.surveys.answered(c.Answer)
 		}
 	default:
 		n.logger.Debug("a control of another version was ignored", "op", c.Op)

@@ -5,6 +5,8 @@ import (
 	"math/rand/v2"
 	"sync"
 	"time"
+
+	"github.com/centrifugal/protocol"
 )
 
 // maxEvents bounds a shard's queue, in notifications. The follower waits when it is full.
@@ -46,6 +48,9 @@ type subscription struct {
 	held    []*burst // what arrived meanwhile
 	holds   int      // its size, in bytes
 	lost    bool     // what was read or held is not whole: the client must subscribe again
+
+	hears  bool                 // it gets joins and leaves
+	member *protocol.ClientInfo // who is present; nil if nobody is: see presence
 }
 
 // shard owns a share of the clients. One goroutine hands to them what the log brings, in batches: whatever
@@ -60,6 +65,7 @@ type shard struct {
 	at       uint64 // everything up to here was handed on
 	epoch    string // "" until the log was reached for the first time
 	tick     int    // seconds since the start
+	sent     uint64 // messages given to clients
 
 	touched []*client // owned by run: who has something gathered
 }
@@ -131,12 +137,13 @@ func (s *shard) gather(bursts []*burst) (size int) {
 		ch.last = max(ch.last, b.last)
 		for sub := range ch.subs {
 			switch {
-			case sub.lost:
+			case sub.lost, b.news != nil && !sub.hears:
 			case !sub.live:
 				sub.hold(b)
 			default:
 				if f := b.frameAfter(sub.client.format, sub.from); f != nil {
 					s.give(sub.client, f)
+					s.sent += uint64(len(b.messages))
 				}
 			}
 		}
@@ -157,6 +164,7 @@ func (sub *subscription) hold(b *burst) {
 // release makes a subscription live and gives its client what was held. The caller holds mu.
 func (s *shard) release(sub *subscription) {
 	sub.live = true
+	sub.arrive()
 	for _, b := range sub.held {
 		if f := b.frameAfter(sub.client.format, sub.from); f != nil {
 			s.give(sub.client, f)
@@ -231,6 +239,7 @@ func (s *shard) unsubscribe(sub *subscription) {
 			delete(s.channels, sub.channel)
 		}
 	}
+	sub.depart()
 }
 
 // add takes a client in. Its first ping is spread over the interval, so that clients that reconnect
@@ -241,6 +250,7 @@ func (s *shard) add(c *client) {
 	c.staleAt = s.tick + staleTimeout
 	c.pingAt = s.tick + 1 + rand.IntN(pingInterval)
 	s.clients[c] = struct{}{}
+	c.node.presence.connected()
 }
 
 func (s *shard) remove(c *client) {

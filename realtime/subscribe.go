@@ -49,6 +49,9 @@ func (c *client) join(ctx context.Context, req *protocol.SubscribeRequest) (*pro
 	if err != nil {
 		return nil, nil, err
 	}
+	c.shard.mu.Lock()
+	sub.hears = o.JoinLeave && req.JoinLeave
+	c.shard.mu.Unlock()
 	if o.Ephemeral || !o.Recovery {
 		return &protocol.SubscribeResult{}, sub, nil
 	}

@@ -137,9 +137,10 @@ func (s *shard) gather(bursts []*burst) (size int) {
 		ch.last = max(ch.last, b.last)
 		for sub := range ch.subs {
 			switch {
-			case sub.lost, b.news != nil && !sub.hears:
+			case sub.lost:
 			case !sub.live:
 				sub.hold(b)
+			case b.news != nil && !sub.hears:
 			default:
 				if f := b.frameAfter(sub.client.format, sub.from); f != nil {
 					s.give(sub.client, f)
@@ -166,6 +167,9 @@ func (s *shard) release(sub *subscription) {
 	sub.live = true
 	sub.arrive()
 	for _, b := range sub.held {
+		if b.news != nil && !sub.hears {
+			continue
+		}
 		if f := b.frameAfter(sub.client.format, sub.from); f != nil {
 			s.give(sub.client, f)
 		}

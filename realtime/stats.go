@@ -33,7 +33,9 @@ func (c *counts) add(d *Disconnect) {
 func (c *counts) all() map[uint16]uint64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return maps.Clone(c.by)
+	all := make(map[uint16]uint64, len(c.by)) // never nil: JSON has an object
+	maps.Copy(all, c.by)
+	return all
 }
 
 // Stats are the figures of one replica at one moment. Counters count since it started.

@@ -31,6 +31,7 @@ func (c *client) subscribe(ctx context.Context, cmd *protocol.Command) *Disconne
 		return nil
 	}
 	c.sendReply(reply)
+	sub.hears = cmd.Subscribe.JoinLeave
 	s.release(sub)
 	return nil
 }
@@ -49,9 +50,6 @@ func (c *client) join(ctx context.Context, req *protocol.SubscribeRequest) (*pro
 	if err != nil {
 		return nil, nil, err
 	}
-	c.shard.mu.Lock()
-	sub.hears = o.JoinLeave && req.JoinLeave
-	c.shard.mu.Unlock()
 	if o.Ephemeral || !o.Recovery {
 		return &protocol.SubscribeResult{}, sub, nil
 	}

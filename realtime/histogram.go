@@ -22,7 +22,7 @@ type Bucket struct {
 const buckets = 14
 
 // histogram counts values into buckets of powers of two, from its scale on: 0.25 ms to 2 s if that is
-// defaultScale. Observing is two atomic additions and a store. The zero value is one of seconds.
+// defaultScale. Observing is atomic and takes no lock. The zero value is one of seconds.
 type histogram struct {
 	scale  float64 // the first bucket's upper end; 0 for defaultScale
 	counts [buckets + 1]atomic.Uint64

@@ -2,7 +2,6 @@ package realtime
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 
@@ -92,7 +91,7 @@ func (n *Node) presenceOf(ctx context.Context, channel string) error {
 		return ErrNotAvailable.With("the channel's namespace has no presence")
 	}
 	if err := n.presence.settled(ctx); err != nil {
-		return errors.Join(ErrInternal.With("presence is being written"), err)
+		return fmt.Errorf("wait for presence to be written: %w", err)
 	}
 	return nil
 }

@@ -42,7 +42,8 @@ type presence struct {
 	// announces says whether a channel's joins and leaves are told.
 	announces func(channel string) bool
 	wake      chan struct{}
-	leased    atomic.Bool // this replica has a row in the database, as far as it knows
+	done      chan struct{} // closed when run has returned
+	leased    atomic.Bool   // this replica has a row in the database, as far as it knows
 
 	mu      sync.Mutex
 	seats   map[place]*seat // guarded by mu, like all below
@@ -50,6 +51,7 @@ type presence struct {
 	news    []news // joins and leaves to be told of
 	doorman doorman
 	waiting []chan struct{} // closed when everything that was dirty before is written
+	writing bool            // a batch is under way
 	recheck bool            // compare the table with seats now
 
 	renewAt time.Time // owned by run, like all below
@@ -57,7 +59,7 @@ type presence struct {
 }
 
 func newPresence(pool *pgxpool.Pool, logger *slog.Logger, id, name string, busy func() bool, announces func(string) bool) *presence {
-	return &presence{pool: pool, logger: logger, id: id, name: name, busy: busy, announces: announces, wake: make(chan struct{}, 1),
+	return &presence{pool: pool, logger: logger, id: id, name: name, busy: busy, announces: announces, wake: make(chan struct{}, 1), done: make(chan struct{}),
 		seats: map[place]*seat{}, doorman: doorman{pending: map[place]*absence{}}}
 }
 
@@ -141,7 +143,7 @@ func (p *presence) tell(n ...news) {
 // asks who is there finds itself.
 func (p *presence) settled(ctx context.Context) error {
 	p.mu.Lock()
-	if len(p.dirty) == 0 && len(p.waiting) == 0 {
+	if len(p.dirty) == 0 && !p.writing {
 		p.mu.Unlock()
 		return nil
 	}
@@ -152,6 +154,8 @@ func (p *presence) settled(ctx context.Context) error {
 	select {
 	case <-done:
 		return nil
+	case <-p.done:
+		return errClosed
 	case <-ctx.Done():
 		return ctx.Err()
 	}
@@ -159,6 +163,7 @@ func (p *presence) settled(ctx context.Context) error {
 
 // run writes until ctx ends, and then gives up the lease and all that it holds.
 func (p *presence) run(ctx context.Context) error {
+	defer close(p.done)
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	for {
@@ -194,9 +199,7 @@ func (p *presence) work(ctx context.Context) time.Duration {
 	default:
 		err = p.write(ctx, batch, renew)
 	}
-	for _, w := range batch.waiting {
-		close(w) // also after an error: whoever asks the database next will see it for itself
-	}
+	p.finished(batch)
 	if err != nil {
 		if ctx.Err() == nil {
 			p.logger.Warn("presence could not be written, trying again in a second", "error", err)
@@ -205,6 +208,17 @@ func (p *presence) work(ctx context.Context) time.Duration {
 		return presenceRetry
 	}
 	return p.next(time.Now())
+}
+
+// finished lets go of whoever waits for the batch, also after an error: who asks the database next will see it
+// for itself.
+func (p *presence) finished(b *batch) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.writing = false
+	for _, w := range b.waiting {
+		close(w)
+	}
 }
 
 // next says when there will be something to do.
@@ -237,6 +251,6 @@ func (p *presence) take(now time.Time) *batch {
 	defer p.mu.Unlock()
 	p.tell(p.doorman.due(now)...)
 	b := &batch{places: p.dirty, news: p.news, waiting: p.waiting, recheck: p.recheck}
-	p.dirty, p.news, p.waiting, p.recheck = nil, nil, nil, false
+	p.dirty, p.news, p.waiting, p.recheck, p.writing = nil, nil, nil, false, true
 	return b
 }

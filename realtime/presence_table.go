@@ -205,6 +205,9 @@ func (p *presence) release(ctx context.Context) error {
 		return fmt.Errorf("give up the lease: %w", err)
 	}
 	p.leased.Store(false)
+	if p.busy() {
+		p.ring() // a client came meanwhile, and saw that there was a lease
+	}
 	return nil
 }
 
@@ -215,9 +218,7 @@ func (p *presence) quit(ctx context.Context) {
 	if !b.empty() {
 		err = p.write(ctx, b, false)
 	}
-	for _, w := range b.waiting {
-		close(w)
-	}
+	p.finished(b)
 	if err == nil && p.leased.Load() {
 		err = p.release(ctx)
 	}

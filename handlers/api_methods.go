@@ -25,6 +25,9 @@ func methods(s *server) []method {
 	return []method{
 		newMethod(s, "publish", "Publish data on a channel. Answered when it is committed.", s.publish),
 		newMethod(s, "broadcast", "Publish the same data on several channels, in one transaction.", s.broadcast),
+		newMethod(s, "subscribe", "Subscribe a user's connections on every replica, or one of them, to a channel.", s.subscribe),
+		newMethod(s, "unsubscribe", "Take a channel from a user's connections on every replica, or from one of them.", s.unsubscribe),
+		newMethod(s, "refresh", "Make a user's connections on every replica, or one of them, end at another time.", s.refresh),
 		newMethod(s, "disconnect", "End a user's connections on every replica, or one of them.", s.disconnect),
 		newMethod(s, "presence", "List who is subscribed to a channel, on all replicas.", s.presence),
 		newMethod(s, "presence_stats", "Count who is subscribed to a channel, on all replicas.", s.presenceStats),

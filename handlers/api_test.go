@@ -43,6 +43,16 @@ func TestAPI(t *testing.T) {
 		{"info", `{}`, `"num_clients":1,"num_users":1,"num_subs":2,"num_channels":2`},
 		{"info", `{"a":1}`, `"code":107`},
 		{"rpc", `{"method":"m","params":{}}`, `"code":108`},
+		{"subscribe", `{"user":"u","channel":"room:1","info":{"a":1},"data":1}`, `{"result":{}}`},
+		{"subscribe", `{"user":"u","channel":""}`, `"code":107`},
+		{"subscribe", `{"channel":"room:1"}`, `"code":107`},
+		{"subscribe", `{"user":"u","channel":"room:1","recover_since":{"offset":1}}`, `recover_since is not supported`},
+		{"unsubscribe", `{"user":"u","channel":"room:1"}`, `{"result":{}}`},
+		{"unsubscribe", `{"user":"u"}`, `"code":107`},
+		{"refresh", `{"user":"u","expire_at":4000000000}`, `{"result":{}}`},
+		{"refresh", `{"user":"u","expired":true}`, `{"result":{}}`},
+		{"refresh", `{"user":"u","expire_at":-1}`, `"code":107`},
+		{"refresh", `{"expire_at":1}`, `"code":107`},
 		{"disconnect", `{}`, `"code":107`},
 		{"disconnect", `{"user":"u","disconnect":{"code":1000}}`, `"code":107`},
 		{"disconnect", `{"user":"u","disconnect":{"reason":"why"}}`, `"code":107`},
@@ -87,6 +97,16 @@ func TestAPIAcrossReplicas(t *testing.T) {
 			return strings.Contains(reply, here.id) && strings.Contains(reply, there.id) && strings.Contains(reply, stays.id)
 		})
 	}
+	c.call(t, 0, "subscribe", `{"user":"bob","channel":"room:3"}`)
+	eventually(t, "bob is subscribed", func() bool {
+		_, reply := c.call(t, 0, "presence_stats", `{"channel":"room:3"}`)
+		return strings.Contains(reply, `"num_clients":1`)
+	})
+	c.call(t, 0, "unsubscribe", `{"user":"bob","channel":"room:3"}`)
+	eventually(t, "bob is not", func() bool {
+		_, reply := c.call(t, 0, "presence_stats", `{"channel":"room:3"}`)
+		return strings.Contains(reply, `"num_clients":0`)
+	})
 	if _, reply := c.call(t, 0, "disconnect", fmt.Sprintf(`{"user":"alice","client":%q,"disconnect":{"code":4001,"reason":"moved"}}`, there.id)); reply != `{"result":{}}` {
 		t.Fatal(reply)
 	}

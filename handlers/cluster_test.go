@@ -45,7 +45,7 @@ func newCluster(t *testing.T, change func(*handlers.Config)) *cluster {
 		t.Cleanup(pool.Close)
 		logger := slog.New(slog.DiscardHandler)
 		node := must(realtime.New(realtime.Config{Pool: pool, ListenURL: url, Logger: logger, Name: fmt.Sprint("replica ", i), Version: "test",
-			TokenSecret: "secret of the tests", AllowAnonymous: true, MaxConnections: 100, MaxPublicationBytes: 1 << 20,
+			Tokens: realtime.TokenConfig{Secret: "secret of the tests"}, AllowAnonymous: true, MaxConnections: 100, MaxPublicationBytes: 1 << 20,
 			Namespaces:   must(realtime.ParseNamespaces(`{"namespaces":[{"name":"room","presence":true,"join_leave":true},{"name":"cursor","ephemeral":true}]}`)),
 			RetentionAge: time.Hour, RetentionBytes: 1 << 30, ShutdownTimeout: time.Second}))
 		ctx, stop := context.WithCancel(context.Background())

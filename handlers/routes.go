@@ -20,6 +20,7 @@ type Config struct {
 	Version             string       // of the binary
 	MetricsElsewhere    bool         // Metrics is served on a port of its own
 	Home                http.Handler // what "/" shows; nil for nothing
+	ClientIPHeader      string       // the header in which the platform's proxy says who connects; "" for none
 }
 
 // server holds what the handlers share. It is fixed once Routes has made it.
@@ -52,6 +53,9 @@ func Routes(cfg Config) (http.Handler, error) {
 	s.document = document(cfg.Version, s.methods)
 	r := chi.NewRouter()
 	r.Use(s.requestID, s.recover)
+	if cfg.ClientIPHeader != "" {
+		r.Use(clientIP(cfg.ClientIPHeader))
+	}
 	r.NotFound(func(w http.ResponseWriter, r *http.Request) { s.fail(w, r, http.StatusNotFound, notFound) })
 	r.MethodNotAllowed(func(w http.ResponseWriter, r *http.Request) { s.fail(w, r, http.StatusMethodNotAllowed, wrongMethod) })
 

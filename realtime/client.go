@@ -25,12 +25,18 @@ type client struct {
 	format format
 
 	// Owned by whoever handles a command: one at a time.
-	user string
-	info []byte // JSON, of the token
+	user      string
+	info      []byte    // JSON, of the token
+	identity  *identity // nil where no namespace asks the database
+	counted   bool      // among its user's connections
+	commands  bucket
+	publishes map[string]*bucket // by namespace, where it has a rate
 
 	// Guarded by shard.mu.
 	connected bool
-	expires   time.Time // of the token; zero for never
+	hasToken  bool
+	issued    time.Time // the token; zero if it does not say
+	expires   time.Time // the same; zero for never
 	subs      map[string]*subscription
 	staleAt   int // ticks
 	pingAt    int
@@ -38,7 +44,9 @@ type client struct {
 	first     []byte
 	rest      []byte
 
-	ponged atomic.Bool
+	ponged    atomic.Bool
+	dismissed atomic.Bool // it was told to go: what it still says is not heard
+	showsInfo atomic.Bool // one of its subscriptions has info
 }
 
 // transport is how bytes reach a client.
@@ -75,6 +83,7 @@ func (c *client) sendReply(frame []byte) {
 }
 
 func (c *client) disconnect(d *Disconnect) {
+	c.dismissed.Store(true)
 	if c.out.disconnect(d) {
 		c.node.stats.disconnects.add(d)
 	}
@@ -164,7 +173,7 @@ func (c *client) handleProtobuf(ctx context.Context, data []byte) *Disconnect {
 			return d
 		}
 		if err != nil {
-			return nil
+			return nil //nolint:nilerr // io.EOF: that was the last command
 		}
 	}
 }
@@ -173,8 +182,14 @@ func (c *client) handleProtobuf(ctx context.Context, data []byte) *Disconnect {
 // cloned.
 func (c *client) handle(ctx context.Context, cmd *protocol.Command) *Disconnect {
 	c.node.stats.commands.Add(1)
+	if c.dismissed.Load() {
+		return nil
+	}
+	if refused, d := c.throttle(cmd); refused {
+		return d
+	}
 	if cmd.Connect != nil {
-		return c.connect(cmd)
+		return c.connect(ctx, cmd)
 	}
 	if !c.isConnected() {
 		return badRequest("the first command must be connect")
@@ -199,7 +214,9 @@ func (c *client) handle(ctx context.Context, cmd *protocol.Command) *Disconnect 
 	case cmd.History != nil:
 		reply.History, err = c.history(ctx, cmd.History)
 	case cmd.Refresh != nil:
-		reply.Refresh, err = c.refresh(cmd.Refresh)
+		reply.Refresh, err = c.refresh(ctx, cmd.Refresh)
+	case cmd.SubRefresh != nil:
+		reply.SubRefresh, err = c.subRefresh(ctx, cmd.SubRefresh)
 	case cmd.Ping != nil:
 		reply.Ping = &protocol.PingResult{}
 	case cmd.Send != nil:
@@ -208,7 +225,7 @@ func (c *client) handle(ctx context.Context, cmd *protocol.Command) *Disconnect 
 		reply.Presence, err = c.presence(ctx, cmd.Presence)
 	case cmd.PresenceStats != nil:
 		reply.PresenceStats, err = c.presenceStats(ctx, cmd.PresenceStats)
-	case cmd.Rpc != nil, cmd.SubRefresh != nil:
+	case cmd.Rpc != nil:
 		err = ErrNotAvailable
 	default:
 		err = ErrMethodNotFound

@@ -4,6 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"time"
+
+	"github.com/centrifugal/protocol"
 )
 
 // control is what one replica tells all, itself included, through NOTIFY: commands that concern connections,
@@ -14,18 +17,24 @@ type control struct {
 	User   string `json:"user,omitempty"`
 	Client string `json:"client,omitempty"` // only this connection of the user's
 
-	Channel string `json:"channel,omitempty"`
-	Code    uint16 `json:"code,omitempty"`
-	Reason  string `json:"reason,omitempty"`
+	Channel string            `json:"channel,omitempty"`
+	Options *SubscribeOptions `json:"options,omitempty"`
+	Code    uint16            `json:"code,omitempty"`
+	Reason  string            `json:"reason,omitempty"`
+	Micros  int64             `json:"micros,omitempty"` // a moment, in microseconds since 1970; 0 for none
 
-	Question *question `json:"question,omitempty"` // see survey.go
-	Answer   *answer   `json:"answer,omitempty"`
+	Question *question     `json:"question,omitempty"` // see survey.go
+	Answer   *surveyAnswer `json:"answer,omitempty"`
 }
 
 const (
-	opDisconnect = "disconnect"
-	opAsk        = "ask"
-	opAnswer     = "answer"
+	opDisconnect  = "disconnect"
+	opSubscribe   = "subscribe"
+	opUnsubscribe = "unsubscribe"
+	opRefresh     = "refresh"
+	opRevoke      = "revoke" // sent by forgewire.revoke
+	opAsk         = "ask"
+	opAnswer      = "answer"
 )
 
 // tell sends a control to every replica.
@@ -63,6 +72,25 @@ func (n *Node) handleControl(body []byte) {
 		if c.Answer != nil {
 			n.surveys.answered(c.Answer)
 		}
+	case opSubscribe:
+		if checkChannel(c.Channel) != "" || c.Options == nil || c.Options.check() != nil {
+			return // no replica sends that
+		}
+		for _, client := range n.hub.clientsOf(c.User, c.Client) {
+			if client.isConnected() {
+				client.subscribeForServer(n.life, c.Channel, *c.Options)
+			}
+		}
+	case opUnsubscribe:
+		for _, client := range n.hub.clientsOf(c.User, c.Client) {
+			client.unsubscribeForServer(c.Channel, uint32(c.Code), c.Reason)
+		}
+	case opRefresh:
+		for _, client := range n.hub.clientsOf(c.User, c.Client) {
+			client.refreshForServer(c.moment())
+		}
+	case opRevoke:
+		n.revoked(c.User, c.moment())
 	default:
 		n.logger.Debug("a control of another version was ignored", "op", c.Op)
 	}
@@ -81,4 +109,40 @@ func (n *Node) Disconnect(ctx context.Context, user, client string, d Disconnect
 		return ErrBadRequest.With("a disconnect code is from 3000 to 4999")
 	}
 	return n.tell(ctx, control{Op: opDisconnect, User: user, Client: client, Code: d.Code, Reason: d.Reason})
+}
+
+func (c *control) moment() time.Time {
+	if c.Micros == 0 {
+		return time.Time{}
+	}
+	return time.UnixMicro(c.Micros)
+}
+
+// Refresh makes a user's connections on every replica, or one of them, end at another time than their tokens
+// say, the zero time for never; or, if expired, at once: the client gets a new token and comes back.
+func (n *Node) Refresh(ctx context.Context, user, client string, expired bool, expireAt time.Time) error {
+	if expired {
+		return n.Disconnect(ctx, user, client, *disconnectExpired)
+	}
+	if user == "" {
+		return ErrBadRequest.With("user is missing")
+	}
+	c := control{Op: opRefresh, User: user, Client: client}
+	if !expireAt.IsZero() {
+		c.Micros = expireAt.UnixMicro()
+	}
+	return n.tell(ctx, c)
+}
+
+// refreshForServer makes the connection end then, and tells the client.
+func (c *client) refreshForServer(at time.Time) {
+	c.shard.mu.Lock()
+	defer c.shard.mu.Unlock()
+	c.expires = at
+	if !c.connected {
+		return // the reply to connect is under way
+	}
+	p := &protocol.Refresh{}
+	p.Expires, p.Ttl = ttl(at)
+	c.send(c.format.encode(push(&protocol.Push{Refresh: p})))
 }

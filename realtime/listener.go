@@ -44,6 +44,8 @@ type listener struct {
 	back     func()            // connected again: the database may have lost what is not logged
 	control  func(body []byte) // what another replica, or this one, told all
 	conn     *pgx.Conn
+
+	revocations func(context.Context, querier) error // read anew after each LISTEN
 }
 
 // run listens until ctx ends, reconnecting for ever.
@@ -82,6 +84,9 @@ func (l *listener) session(ctx context.Context) (connected bool, err error) {
 	// First LISTEN, then read: what is committed between the two comes twice, never not at all.
 	if _, err = l.conn.Exec(setup, "LISTEN "+notifyLog+"; LISTEN "+notifyBell); err != nil {
 		return false, fmt.Errorf("listen: %w", err)
+	}
+	if err = l.revocations(setup, l.conn); err != nil {
+		return false, err
 	}
 	if err = l.follower.resume(setup); err != nil {
 		return false, err

@@ -22,7 +22,7 @@ func (sub *subscription) arrive() {
 	if !c.node.cfg.Namespaces.of(sub.channel).Presence || c.node.presence == nil {
 		return
 	}
-	sub.member = &protocol.ClientInfo{User: c.user, Client: c.id, ConnInfo: c.info}
+	sub.member = &protocol.ClientInfo{User: c.user, Client: c.id, ConnInfo: c.info, ChanInfo: sub.info}
 	c.node.presence.join(sub.channel, sub.member)
 }
 
@@ -98,7 +98,7 @@ func (n *Node) presenceOf(ctx context.Context, channel string) error {
 
 func (c *client) presence(ctx context.Context, req *protocol.PresenceRequest) (*protocol.PresenceResult, error) {
 	channel := strings.Clone(req.Channel)
-	if err := c.mayAskWho(channel); err != nil {
+	if err := c.mayAskWho(ctx, channel); err != nil {
 		return nil, err
 	}
 	members, err := c.node.Presence(ctx, channel)
@@ -110,7 +110,7 @@ func (c *client) presence(ctx context.Context, req *protocol.PresenceRequest) (*
 
 func (c *client) presenceStats(ctx context.Context, req *protocol.PresenceStatsRequest) (*protocol.PresenceStatsResult, error) {
 	channel := strings.Clone(req.Channel)
-	if err := c.mayAskWho(channel); err != nil {
+	if err := c.mayAskWho(ctx, channel); err != nil {
 		return nil, err
 	}
 	s, err := c.node.PresenceStats(ctx, channel)
@@ -121,7 +121,7 @@ func (c *client) presenceStats(ctx context.Context, req *protocol.PresenceStatsR
 }
 
 // mayAskWho lets subscribers ask who else is there, where their namespace has it.
-func (c *client) mayAskWho(channel string) error {
+func (c *client) mayAskWho(ctx context.Context, channel string) error {
 	if why := checkChannel(channel); why != "" {
 		return ErrBadRequest.With(why)
 	}
@@ -132,5 +132,5 @@ func (c *client) mayAskWho(channel string) error {
 	case !o.AllowPresenceForSubscriber || !c.isSubscribed(channel):
 		return ErrPermissionDenied
 	}
-	return nil
+	return c.mayRead(ctx, channel, o)
 }

@@ -177,9 +177,27 @@ func lineOf(file, part []byte, offset int) int {
 
 // of returns the options of a channel.
 func (n *Namespaces) of(channel string) ChannelOptions {
-	name, _, ok := strings.Cut(strings.TrimPrefix(channel, "$"), ":")
-	if o, listed := n.byName[name]; ok && listed {
+	if o, listed := n.byName[namespaceOf(channel)]; listed {
 		return o
 	}
 	return n.without
+}
+
+// namespaceOf is the prefix of a channel, or "".
+func namespaceOf(channel string) string {
+	name, _, ok := strings.Cut(strings.TrimPrefix(channel, "$"), ":")
+	if !ok {
+		return ""
+	}
+	return name
+}
+
+// authorize reports whether the database decides on any channel.
+func (n *Namespaces) authorize() bool {
+	for _, o := range n.byName {
+		if o.Authorize {
+			return true
+		}
+	}
+	return n.without.Authorize
 }

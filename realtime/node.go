@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"sync"
 	"time"
 
 	"github.com/coder/websocket"
 	"github.com/google/uuid"
+	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"golang.org/x/sync/errgroup"
 )
@@ -29,11 +31,15 @@ type Config struct {
 	Name      string // of this replica, for people
 	Version   string // told to clients
 
-	TokenSecret         string // HMAC; "" accepts no token
+	Tokens              TokenConfig
 	AllowAnonymous      bool
 	AllowedOrigins      []string // host patterns beside the request's own host
 	Namespaces          *Namespaces
 	MaxConnections      int
+	MaxUserConnections  int // of one user on this replica; 0 for no limit, as for those below
+	MaxIPConnections    int // of one address on this replica
+	MaxIPHandshakes     int // a second, of one address
+	CommandRate         int // commands a second, of one client
 	MaxPublicationBytes int
 	RetentionAge        time.Duration
 	RetentionBytes      int64
@@ -53,6 +59,13 @@ type Node struct {
 	presence  *presence
 	surveys   *surveys
 	stats     stats
+
+	verifier    *verifier
+	revocations revocations
+	authorizer  *authorizer // nil where no namespace asks the database
+	users       tally[string]
+	gate        gate
+
 	// past reads what a subscriber missed: Log.recover, but in the simulation.
 	past func(ctx context.Context, channel string, since Position, upto uint64) ([]Message, error)
 
@@ -78,16 +91,35 @@ func New(cfg Config) (*Node, error) {
 	n := &Node{cfg: cfg, logger: cfg.Logger, log: NewLog(cfg.Pool), hub: newHub(), health: newHealth(cfg.Pool),
 		id: uuid.NewString(), started: time.Now(), draining: make(chan struct{})}
 	n.past = n.log.recover
+	if err := n.guard(); err != nil {
+		return nil, err
+	}
 	n.publisher = NewPublisher(n.log)
 	n.publisher.stats.arrivals = &n.hub.arrivals
 	n.drainer = newDrainer(cfg.ListenURL, n.logger)
 	n.presence = newPresence(cfg.Pool, n.logger, n.id, cfg.Name, func() bool { return n.hub.count.Load() > 0 },
 		func(channel string) bool { return cfg.Namespaces.of(channel).JoinLeave })
 	n.surveys = newSurveys()
-	n.listener = &listener{url: cfg.ListenURL, logger: n.logger, health: n.health, bell: n.drainer.ring, out: n.hub, control: n.handleControl, back: n.presence.check}
+	n.listener = &listener{url: cfg.ListenURL, logger: n.logger, health: n.health, bell: n.drainer.ring, out: n.hub, control: n.handleControl, back: n.presence.check,
+		revocations: n.readRevocations}
 	n.listener.follower = &follower{log: n.listener, out: n.hub}
 	n.life, n.endLife = context.WithCancel(context.Background())
 	return n, nil
+}
+
+// guard makes what decides who may do what.
+func (n *Node) guard() (err error) {
+	n.verifier = newVerifier(n.cfg.Tokens, n.logger)
+	if n.cfg.Namespaces.authorize() {
+		if n.authorizer, err = newAuthorizer(n.cfg.Pool); err != nil {
+			return err
+		}
+	}
+	n.gate.rates, err = lru.New[netip.Prefix, *bucket](rememberedAddresses)
+	if err != nil {
+		return fmt.Errorf("make the memory of addresses: %w", err)
+	}
+	return nil
 }
 
 // Run works until ctx ends, and then stops in order: no new connection, every client told to reconnect, the
@@ -261,9 +293,15 @@ func (n *Node) ServeWebSocket(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "shutting down", http.StatusServiceUnavailable)
 		return
 	}
+	leave, ok := n.admit(w, r)
+	if !ok {
+		n.clients.Done()
+		return
+	}
 	handed := false
 	defer func() {
 		if !handed {
+			leave()
 			n.clients.Done()
 		}
 	}()
@@ -291,6 +329,7 @@ func (n *Node) ServeWebSocket(w http.ResponseWriter, r *http.Request) {
 	handed = true
 	go func() {
 		defer n.clients.Done()
+		defer leave()
 		defer n.hub.count.Add(-1)
 		defer ws.CloseNow() //nolint:errcheck // the connection is over
 		defer c.shard.remove(c)

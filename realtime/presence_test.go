@@ -93,7 +93,8 @@ func visit(n *Node, user string) *guest {
 	n.hub.count.Add(1)
 	g.shard.add(g.client)
 	g.shard.mu.Lock()
-	g.shard.connected(g.client)
+	g.shard.identified(g.client)
+	g.connected = true
 	g.shard.mu.Unlock()
 	return g
 }

@@ -48,6 +48,11 @@ type subscription struct {
 	held    []*burst // what arrived meanwhile
 	holds   int      // its size, in bytes
 	lost    bool     // what was read or held is not whole: the client must subscribe again
+	server  bool     // the server made it, not the client
+	info    []byte   // JSON, shown to others of the channel
+	judged  time.Time
+	ends    time.Time // zero for never
+	place   int       // in the shard's expiring; 0 for none
 
 	hears  bool                 // it gets joins and leaves
 	member *protocol.ClientInfo // who is present; nil if nobody is: see presence
@@ -65,6 +70,7 @@ type shard struct {
 	at       uint64 // everything up to here was handed on
 	epoch    string // "" until the log was reached for the first time
 	tick     int    // seconds since the start
+	expiring expiries
 	sent     uint64 // messages given to clients
 
 	touched []*client // owned by run: who has something gathered
@@ -208,15 +214,12 @@ func (s *shard) flush() {
 // invalidate makes every client whose position is beyond survived subscribe again: it may hold what is
 // lost, and is then told recovered: false.
 func (s *shard) invalidate(survived uint64) {
-	for name, ch := range s.channels {
+	for _, ch := range s.channels {
 		for sub := range ch.subs {
 			if max(sub.from, ch.last) <= survived {
 				continue
 			}
-			if sub.lost = true; sub.live {
-				sub.client.send(sub.client.format.encode(unsubscribed(name, unsubscribeInsufficient, unsubscribeInsufficientReason)))
-				s.unsubscribe(sub)
-			}
+			s.end(sub, unsubscribeInsufficient, unsubscribeInsufficientReason)
 		}
 		ch.last = min(ch.last, survived)
 	}
@@ -235,6 +238,7 @@ func (s *shard) subscribe(sub *subscription) {
 
 // unsubscribe removes a subscription if it is there. The caller holds mu.
 func (s *shard) unsubscribe(sub *subscription) {
+	s.expiring.set(sub, time.Time{})
 	if sub.client.subs[sub.channel] == sub {
 		delete(sub.client.subs, sub.channel)
 	}
@@ -258,6 +262,9 @@ func (s *shard) add(c *client) {
 }
 
 func (s *shard) remove(c *client) {
+	if c.counted {
+		defer c.node.users.leave(c.user)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, sub := range c.subs {
@@ -272,9 +279,8 @@ func (s *shard) remove(c *client) {
 	}
 }
 
-// connected marks a client as user's. The caller holds mu.
-func (s *shard) connected(c *client) {
-	c.connected = true
+// identified marks a client as its user's: from now on what concerns the user reaches it. The caller holds mu.
+func (s *shard) identified(c *client) {
 	if s.users[c.user] == nil {
 		s.users[c.user] = map[*client]struct{}{}
 	}
@@ -287,6 +293,7 @@ func (s *shard) beat(now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.tick++
+	s.expire(now)
 	for c := range s.clients {
 		switch {
 		case !c.connected:

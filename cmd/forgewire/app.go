@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -54,21 +55,34 @@ func newApp(cfg appConfig) (*app, error) {
 		return nil, config.Mistakes{{Variable: "FORGEWIRE_NAMESPACES", Problem: err.Error(),
 			Example: `{"namespaces":[{"name":"chat","allow_publish_for_subscriber":true}]}`}}
 	}
+	var publicKey crypto.PublicKey
+	if cfg.TokenPublicKey != "" {
+		if publicKey, err = realtime.ParsePublicKey(cfg.TokenPublicKey); err != nil {
+			return nil, config.Mistakes{{Variable: "FORGEWIRE_TOKEN_PUBLIC_KEY", Problem: err.Error(), Example: `"$(cat public.pem)"`}}
+		}
+	}
 	pool, err := db.NewPool(context.Background(), db.PoolConfig{URL: cfg.DatabaseURL.Reveal()})
 	if err != nil {
 		return nil, err
 	}
 	node, err := realtime.New(realtime.Config{
-		Pool:                pool,
-		ListenURL:           cfg.ListenDatabaseURL.Reveal(),
-		Logger:              logger,
-		Name:                cfg.Replica,
-		Version:             version,
-		TokenSecret:         cfg.TokenSecret.Reveal(),
+		Pool:      pool,
+		ListenURL: cfg.ListenDatabaseURL.Reveal(),
+		Logger:    logger,
+		Name:      cfg.Replica,
+		Version:   version,
+		Tokens: realtime.TokenConfig{
+			Secret: cfg.TokenSecret.Reveal(), PublicKey: publicKey, JWKSURL: cfg.TokenJWKSURL,
+			Audience: cfg.TokenAudience, Issuer: cfg.TokenIssuer,
+		},
 		AllowAnonymous:      cfg.AllowAnonymous,
 		AllowedOrigins:      cfg.AllowedOrigins,
 		Namespaces:          namespaces,
 		MaxConnections:      cfg.MaxConnections,
+		MaxUserConnections:  cfg.MaxUserConnections,
+		MaxIPConnections:    cfg.MaxIPConnections,
+		MaxIPHandshakes:     cfg.MaxIPHandshakes,
+		CommandRate:         cfg.CommandRate,
 		MaxPublicationBytes: cfg.MaxPublicationBytes,
 		RetentionAge:        cfg.RetentionAge,
 		RetentionBytes:      cfg.RetentionBytes,
@@ -80,7 +94,7 @@ func newApp(cfg appConfig) (*app, error) {
 	}
 	routes, err := handlers.Routes(handlers.Config{
 		Node: node, Logger: logger, APIKey: cfg.APIKey.Reveal(), MaxPublicationBytes: cfg.MaxPublicationBytes,
-		Version: version, MetricsElsewhere: cfg.MetricsPort != 0, Home: cfg.Demo,
+		Version: version, MetricsElsewhere: cfg.MetricsPort != 0, Home: cfg.Demo, ClientIPHeader: cfg.ClientIPHeader,
 	})
 	if err != nil {
 		pool.Close()

@@ -18,8 +18,8 @@ type control struct {
 	Code    uint16 `json:"code,omitempty"`
 	Reason  string `json:"reason,omitempty"`
 
-	Question *question `json:"question,omitempty"` // see survey.go
-	Answer   *answer   `json:"answer,omitempty"`
+	Question *question     `json:"question,omitempty"` // see survey.go
+	Answer   *surveyAnswer `json:"answer,omitempty"`
 }
 
 const (

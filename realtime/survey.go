@@ -32,8 +32,8 @@ const (
 	askChannels = "channels"
 )
 
-// An answer comes in parts, the last of which says so.
-type answer struct {
+// A surveyAnswer comes in parts, the last of which says so.
+type surveyAnswer struct {
 	ID       string         `json:"id"` // of the question
 	From     string         `json:"from"`
 	Part     int            `json:"part"` // also makes each differ: Postgres delivers equal ones of a transaction once
@@ -122,7 +122,7 @@ func (n *Node) otherReplicas(ctx context.Context) (map[string]string, error) {
 }
 
 // add takes one part of an answer in.
-func (s *survey) add(a *answer) {
+func (s *survey) add(a *surveyAnswer) {
 	s.tooMany = s.tooMany || a.TooMany
 	if a.Info != nil {
 		s.infos = append(s.infos, *a.Info)
@@ -137,7 +137,7 @@ func (s *survey) add(a *answer) {
 }
 
 // answered takes a part of an answer that arrived to a question of ours, or ignores it.
-func (s *surveys) answered(a *answer) {
+func (s *surveys) answered(a *surveyAnswer) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	o := s.open[a.ID]
@@ -186,8 +186,8 @@ func (n *Node) answerSurveys(ctx context.Context) error {
 }
 
 // answer is what this replica has to say.
-func (n *Node) answer(q question) answer {
-	a := answer{ID: q.ID, From: n.id}
+func (n *Node) answer(q question) surveyAnswer {
+	a := surveyAnswer{ID: q.ID, From: n.id}
 	switch q.What {
 	case askInfo:
 		info := n.Info()
@@ -209,7 +209,7 @@ func (n *Node) answer(q question) answer {
 }
 
 // sendAnswer sends an answer in as many notifications as it needs, in one transaction.
-func (n *Node) sendAnswer(ctx context.Context, whole answer) error {
+func (n *Node) sendAnswer(ctx context.Context, whole surveyAnswer) error {
 	ctx, cancel := context.WithTimeout(ctx, surveyTimeout)
 	defer cancel()
 	var payloads []string
@@ -226,16 +226,16 @@ func (n *Node) sendAnswer(ctx context.Context, whole answer) error {
 	return nil
 }
 
-func (a answer) split() []answer {
-	part := answer{ID: a.ID, From: a.From, Info: a.Info, TooMany: a.TooMany, Channels: map[string]int{}}
-	var parts []answer
+func (a surveyAnswer) split() []surveyAnswer {
+	part := surveyAnswer{ID: a.ID, From: a.From, Info: a.Info, TooMany: a.TooMany, Channels: map[string]int{}}
+	var parts []surveyAnswer
 	size := 0
 	for name, subs := range a.Channels {
 		b, _ := json.Marshal(name) // a string cannot fail, but it may grow
 		cost := len(b) + 12
 		if size += cost; size > maxAnswerPart {
 			parts = append(parts, part)
-			part = answer{ID: a.ID, From: a.From, Part: len(parts), Channels: map[string]int{}}
+			part = surveyAnswer{ID: a.ID, From: a.From, Part: len(parts), Channels: map[string]int{}}
 			size = cost
 		}
 		part.Channels[name] = subs

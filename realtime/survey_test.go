@@ -77,12 +77,12 @@ func TestSurveyWithADeadReplica(t *testing.T) {
 func TestAnswersAreJudged(t *testing.T) {
 	t.Parallel()
 	all := newSurveys()
-	all.answered(&answer{ID: "unknown", From: "a", Last: true})
+	all.answered(&surveyAnswer{ID: "unknown", From: "a", Last: true})
 	s := &survey{awaited: map[string]string{"a": "", "b": ""}, channels: map[string]int{}, done: make(chan struct{})}
 	all.open["q"] = s
-	all.answered(&answer{ID: "q", From: "stranger", Channels: map[string]int{"x": 1}, Last: true})
-	all.answered(&answer{ID: "q", From: "a", Channels: map[string]int{"x": 1}, Last: true})
-	all.answered(&answer{ID: "q", From: "a", Channels: map[string]int{"x": 1}, Last: true})
+	all.answered(&surveyAnswer{ID: "q", From: "stranger", Channels: map[string]int{"x": 1}, Last: true})
+	all.answered(&surveyAnswer{ID: "q", From: "a", Channels: map[string]int{"x": 1}, Last: true})
+	all.answered(&surveyAnswer{ID: "q", From: "a", Channels: map[string]int{"x": 1}, Last: true})
 	if len(s.awaited) != 1 || s.channels["x"] != 1 {
 		t.Errorf("%+v", s)
 	}
@@ -90,7 +90,7 @@ func TestAnswersAreJudged(t *testing.T) {
 	for i := range maxSurveyChannels + 1 {
 		big[fmt.Sprint(i)] = 1
 	}
-	all.answered(&answer{ID: "q", From: "b", Channels: big, Last: true})
+	all.answered(&surveyAnswer{ID: "q", From: "b", Channels: big, Last: true})
 	if !s.tooMany || len(s.channels) > maxSurveyChannels {
 		t.Errorf("%d channels were taken", len(s.channels))
 	}
@@ -100,7 +100,7 @@ func TestAnswersAreJudged(t *testing.T) {
 // Every part of an answer fits into a notification, whatever the names.
 func TestAnswerParts(t *testing.T) {
 	t.Parallel()
-	a := answer{ID: strings.Repeat("i", 36), From: strings.Repeat("f", 36), Channels: map[string]int{}}
+	a := surveyAnswer{ID: strings.Repeat("i", 36), From: strings.Repeat("f", 36), Channels: map[string]int{}}
 	for i := range 2000 {
 		a.Channels[strings.Repeat([]string{`"`, "<", "a"}[i%3], 200)+fmt.Sprint(i)] = 1 << 40
 	}

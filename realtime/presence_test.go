@@ -246,16 +246,21 @@ func TestJoinLeave(t *testing.T) {
 	near.hears(t, "+near")
 	far.subscribe(t, "room:1")
 	near.hears(t, "+near", "+far")
-	far.hears(t, "+far")
+	// Its replica may have been a moment behind when far subscribed.
+	withoutNear := func(want ...string) {
+		t.Helper()
+		eventually(t, 10*time.Second, fmt.Sprint("news ", want), func() bool {
+			return slices.Equal(slices.DeleteFunc(far.news(), func(s string) bool { return s == "+near" }), want)
+		})
+	}
+	withoutNear("+far")
 	deaf.do(t, `"subscribe":{"channel":"room:1"}`)
-	far.hears(t, "+far", "+deaf")
+	withoutNear("+far", "+deaf")
+	near.hears(t, "+near", "+far", "+deaf")
 	near.goHome()
-	far.hears(t, "+far", "+deaf", "-near")
+	withoutNear("+far", "+deaf", "-near")
 	if h := deaf.news(); len(h) != 0 {
 		t.Errorf("who did not ask heard %v", h)
-	}
-	if len(near.news()) != 3 {
-		t.Errorf("heard %v", near.news())
 	}
 }
 

@@ -351,8 +351,8 @@ func TestLostWhileJoining(t *testing.T) {
 	}
 	was := fmt.Sprintf(`"recover":true,"offset":1,"epoch":%q`, n.Epoch())
 	r := w.wantError(`"subscribe":{"channel":"a",`+was+`}`, 100)
-	if !r.Error.Temporary || n.Channels()["a"] != 0 {
-		t.Errorf("%+v, %v", r.Error, n.Channels())
+	if !r.Error.Temporary || must(n.Channels(t.Context(), ""))["a"] != 0 {
+		t.Errorf("%+v, %v", r.Error, must(n.Channels(t.Context(), "")))
 	}
 	// The shards are at 1 now, which is where this client is.
 	must(n.Publish(t.Context(), message("a", 2)))

@@ -210,6 +210,7 @@ func (c *client) handleProtobuf(ctx context.Context, data []byte) *Disconnect {
 // handle runs one command. The command's strings point into the read buffer: what outlives the command is
 // cloned.
 func (c *client) handle(ctx context.Context, cmd *protocol.Command) *Disconnect {
+	c.node.stats.commands.Add(1)
 	if c.ended.Load() {
 		return nil
 	}
@@ -249,7 +250,11 @@ func (c *client) handle(ctx context.Context, cmd *protocol.Command) *Disconnect 
 		reply.Ping = &protocol.PingResult{}
 	case cmd.Send != nil:
 		return disconnectNotAvailable
-	case cmd.Presence != nil, cmd.PresenceStats != nil, cmd.Rpc != nil:
+	case cmd.Presence != nil:
+		reply.Presence, err = c.presence(ctx, cmd.Presence)
+	case cmd.PresenceStats != nil:
+		reply.PresenceStats, err = c.presenceStats(ctx, cmd.PresenceStats)
+	case cmd.Rpc != nil:
 		err = ErrNotAvailable
 	default:
 		err = ErrMethodNotFound

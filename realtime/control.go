@@ -25,10 +25,12 @@ type control struct {
 
 	// Of opEmulate: a command for a stream that only this replica has.
 
-	Node    string `json:"node,omitempty"`
-	Session string `json:"session,omitempty"`
-	Data    []byte `json:"data,omitempty"`
-	Serial  uint64 `json:"serial,omitempty"`
+	Node     string        `json:"node,omitempty"`
+	Session  string        `json:"session,omitempty"`
+	Data     []byte        `json:"data,omitempty"`
+	Serial   uint64        `json:"serial,omitempty"`
+	Question *question     `json:"question,omitempty"` // see survey.go
+	Answer   *surveyAnswer `json:"answer,omitempty"`
 }
 
 const (
@@ -38,6 +40,8 @@ const (
 	opRefresh     = "refresh"
 	opRevoke      = "revoke" // sent by forgewire.revoke
 	opEmulate     = "emulate"
+	opAsk         = "ask"
+	opAnswer      = "answer"
 )
 
 // tell sends a control to every replica.
@@ -66,6 +70,14 @@ func (n *Node) handleControl(body []byte) {
 	case opDisconnect:
 		for _, client := range n.hub.clientsOf(c.User, c.Client) {
 			client.disconnect(&Disconnect{Code: c.Code, Reason: c.Reason})
+		}
+	case opAsk:
+		if c.Question != nil {
+			n.heard(*c.Question)
+		}
+	case opAnswer:
+		if c.Answer != nil {
+			n.surveys.answered(c.Answer)
 		}
 	case opSubscribe:
 		if checkChannel(c.Channel) != "" || c.Options == nil || c.Options.check() != nil {

@@ -28,6 +28,7 @@ type Config struct {
 	Pool      *pgxpool.Pool
 	ListenURL string // the server itself, not a pooler in transaction mode
 	Logger    *slog.Logger
+	Name      string // of this replica, for people
 	Version   string // told to clients
 
 	Tokens              TokenConfig
@@ -55,6 +56,8 @@ type Node struct {
 	health    *health
 	listener  *listener
 	drainer   *drainer
+	presence  *presence
+	surveys   *surveys
 	stats     stats
 	sessions  sessions
 	relay     *relay
@@ -95,8 +98,12 @@ func New(cfg Config) (*Node, error) {
 	}
 	n.publisher = NewPublisher(n.log)
 	n.relay = newRelay(cfg.Pool)
+	n.publisher.stats.arrivals = &n.hub.arrivals
 	n.drainer = newDrainer(cfg.ListenURL, n.logger)
-	n.listener = &listener{url: cfg.ListenURL, logger: n.logger, health: n.health, bell: n.drainer.ring, out: n.hub, control: n.handleControl,
+	n.presence = newPresence(cfg.Pool, n.logger, n.id, cfg.Name, func() bool { return n.hub.count.Load() > 0 },
+		func(channel string) bool { return cfg.Namespaces.of(channel).JoinLeave })
+	n.surveys = newSurveys()
+	n.listener = &listener{url: cfg.ListenURL, logger: n.logger, health: n.health, bell: n.drainer.ring, out: n.hub, control: n.handleControl, back: n.presence.check,
 		revocations: n.readRevocations}
 	n.listener.follower = &follower{log: n.listener, out: n.hub}
 	n.life, n.endLife = context.WithCancel(context.Background())
@@ -131,6 +138,8 @@ func (n *Node) Run(ctx context.Context) error {
 	feeds.Go(func() error { return n.drainer.run(feed) })
 	feeds.Go(func() error { return n.publisher.Run(feed) })
 	feeds.Go(func() error { return n.relay.run(feed) })
+	feeds.Go(func() error { return n.presence.run(feed) })
+	feeds.Go(func() error { return n.answerSurveys(feed) })
 	feeds.Go(func() error { return n.maintain(feed) })
 
 	<-ctx.Done()
@@ -220,9 +229,6 @@ func (n *Node) History(ctx context.Context, channel string, f HistoryFilter) (Hi
 // Epoch is the log's; "" until it was reached for the first time.
 func (n *Node) Epoch() string { return n.hub.position().Epoch }
 
-// Channels counts the subscribers of each channel on this replica.
-func (n *Node) Channels() map[string]int { return n.hub.channels() }
-
 // enter counts a connection in, unless this replica is shutting down.
 func (n *Node) enter() bool {
 	n.accepting.RLock()
@@ -232,6 +238,7 @@ func (n *Node) enter() bool {
 		return false
 	default:
 		n.clients.Add(1)
+		n.stats.accepted.Add(1)
 		return true
 	}
 }
@@ -248,14 +255,21 @@ func (n *Node) join(c *client) {
 
 // NodeInfo describes a replica at one moment.
 type NodeInfo struct {
-	ID                string // unique to this run of the process
-	Clients, Channels int
-	Uptime            time.Duration
+	ID            string        `json:"id"` // unique to this run of the process
+	Name          string        `json:"name"`
+	Version       string        `json:"version"`
+	Clients       int           `json:"clients"`
+	Users         int           `json:"users"`
+	Channels      int           `json:"channels"`
+	Subscriptions int           `json:"subscriptions"`
+	Uptime        time.Duration `json:"uptime"`
 }
 
 // Info describes this replica now.
 func (n *Node) Info() NodeInfo {
-	return NodeInfo{ID: n.id, Clients: int(n.hub.count.Load()), Channels: len(n.hub.channels()), Uptime: time.Since(n.started)}
+	s := n.hub.sum()
+	return NodeInfo{ID: n.id, Name: n.cfg.Name, Version: n.cfg.Version, Clients: int(n.hub.count.Load()), Users: s.users,
+		Channels: s.channels, Subscriptions: s.subscriptions, Uptime: time.Since(n.started)}
 }
 
 // ServeWebSocket accepts a connection that speaks the Centrifuge protocol. It returns after the handshake:

@@ -5,6 +5,8 @@ import (
 	"math/rand/v2"
 	"sync"
 	"time"
+
+	"github.com/centrifugal/protocol"
 )
 
 // maxEvents bounds a shard's queue, in notifications. The follower waits when it is full.
@@ -51,6 +53,9 @@ type subscription struct {
 	judged  time.Time
 	ends    time.Time // zero for never
 	place   int       // in the shard's expiring; 0 for none
+
+	hears  bool                 // it gets joins and leaves
+	member *protocol.ClientInfo // who is present; nil if nobody is: see presence
 }
 
 // shard owns a share of the clients. One goroutine hands to them what the log brings, in batches: whatever
@@ -66,6 +71,7 @@ type shard struct {
 	epoch    string // "" until the log was reached for the first time
 	tick     int    // seconds since the start
 	expiring expiries
+	sent     uint64 // messages given to clients
 
 	touched []*client // owned by run: who has something gathered
 }
@@ -140,9 +146,11 @@ func (s *shard) gather(bursts []*burst) (size int) {
 			case sub.lost:
 			case !sub.live:
 				sub.hold(b)
+			case b.news != nil && !sub.hears:
 			default:
 				if f := b.frameAfter(sub.client.format, sub.from); f != nil {
 					s.give(sub.client, f)
+					s.sent += uint64(len(b.messages))
 				}
 			}
 		}
@@ -163,7 +171,11 @@ func (sub *subscription) hold(b *burst) {
 // release makes a subscription live and gives its client what was held. The caller holds mu.
 func (s *shard) release(sub *subscription) {
 	sub.live = true
+	sub.arrive()
 	for _, b := range sub.held {
+		if b.news != nil && !sub.hears {
+			continue
+		}
 		if f := b.frameAfter(sub.client.format, sub.from); f != nil {
 			s.give(sub.client, f)
 		}
@@ -235,6 +247,7 @@ func (s *shard) unsubscribe(sub *subscription) {
 			delete(s.channels, sub.channel)
 		}
 	}
+	sub.depart()
 }
 
 // add takes a client in. Its first ping is spread over the interval, so that clients that reconnect
@@ -245,6 +258,7 @@ func (s *shard) add(c *client) {
 	c.staleAt = s.tick + staleTimeout
 	c.pingAt = s.tick + 1 + rand.IntN(pingInterval)
 	s.clients[c] = struct{}{}
+	c.node.presence.connected()
 }
 
 func (s *shard) remove(c *client) {

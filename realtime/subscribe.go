@@ -22,6 +22,7 @@ func (c *client) subscribe(ctx context.Context, cmd *protocol.Command) *Disconne
 		c.reply(&protocol.Reply{Id: cmd.Id, Error: c.errorFor(err).reply()})
 		return nil
 	}
+	sub.hears = cmd.Subscribe.JoinLeave // nobody reads it before begin
 	if !c.begin(&protocol.Reply{Id: cmd.Id, Subscribe: result}, sub) {
 		c.reply(&protocol.Reply{Id: cmd.Id, Error: ErrInternal.reply()})
 	}

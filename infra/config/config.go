@@ -26,6 +26,8 @@ import (
 type Config struct {
 	Port int `env:"PORT" envDefault:"8080" min:"1" max:"65535" meaning:"TCP port to listen on" example:"8080"`
 
+	MetricsPort int `env:"FORGEWIRE_METRICS_PORT" envDefault:"0" min:"0" max:"65535" meaning:"TCP port on which /metrics needs no key, for a scraper in the private network; 0 serves it on PORT, with the API key" example:"9090"`
+
 	// Postgres and Valkey.
 
 	DatabaseURL       Secret `env:"DATABASE_URL" required:"true" meaning:"Postgres, as a URL or as key=value pairs" example:"postgres://user:password@localhost:5432/app"`
@@ -82,6 +84,9 @@ func Load(environ []string) (*Config, error) {
 			Problem:  "nobody could connect: FORGEWIRE_TOKEN_SECRET=none accepts no tokens, so clients without one must be allowed",
 			Example:  "true",
 		})
+	}
+	if cfg.MetricsPort != 0 && cfg.MetricsPort == cfg.Port {
+		mistakes = append(mistakes, Mistake{Variable: "FORGEWIRE_METRICS_PORT", Problem: "is PORT: metrics without a key need a port of their own", Example: "9090"})
 	}
 	if len(mistakes) > 0 {
 		return nil, mistakes

@@ -125,6 +125,8 @@ func TestLoadValues(t *testing.T) {
 		{"PORT=99999999999999999999", `is not a whole number from 1 to 65535`},
 		{"PORT=http", `"http" is not a whole number`},
 		{"PORT=:8080", `":8080" is not a whole number`},
+		{"FORGEWIRE_METRICS_PORT=9090", ""},
+		{"FORGEWIRE_METRICS_PORT=-1", "is not a whole number from 0 to 65535"},
 
 		{"DATABASE_URL=", "is required (example: DATABASE_URL=postgres://"},
 		{"DATABASE_URL=postgresql:///app?host=/run/postgresql", ""},
@@ -258,6 +260,16 @@ func TestListenDatabaseURL(t *testing.T) {
 				t.Errorf("got %s", cfg.ListenDatabaseURL.Reveal())
 			}
 		})
+	}
+}
+
+func TestMetricsPort(t *testing.T) {
+	_, err := config.Load(environ("FORGEWIRE_METRICS_PORT=8080"))
+	if err == nil || !strings.Contains(err.Error(), "FORGEWIRE_METRICS_PORT: is PORT") {
+		t.Errorf("got %v", err)
+	}
+	if cfg, err := config.Load(environ("FORGEWIRE_METRICS_PORT=9090")); err != nil || cfg.MetricsPort != 9090 {
+		t.Errorf("got %v, %v", cfg, err)
 	}
 }
 

@@ -16,10 +16,11 @@ type hub struct {
 	shards []*shard
 	seed   maphash.Seed
 	count  atomic.Int64 // connections
+	tail   tail
 }
 
 func newHub() *hub {
-	h := &hub{seed: maphash.MakeSeed()}
+	h := &hub{seed: maphash.MakeSeed(), tail: tail{limit: maxTailMessages}}
 	for range 2 * runtime.GOMAXPROCS(0) {
 		h.shards = append(h.shards, newShard())
 	}
@@ -50,6 +51,7 @@ type burst struct {
 		once  sync.Once
 		bytes []byte
 	}
+	viewed viewed // for subscriptions that have a view
 }
 
 func (b *burst) frame(f format) []byte {
@@ -74,6 +76,9 @@ func (b *burst) frameAfter(f format, offset uint64) []byte {
 // deliver implements audience; the listener also calls it with messages that have no offset: ephemeral ones. It waits while a shard is so far behind that its queue is full: then the
 // listener reads no further, and Postgres keeps what comes.
 func (h *hub) deliver(messages []Message) {
+	if messages[0].Offset != 0 {
+		h.tail.add(messages)
+	}
 	var bursts []*burst
 	byChannel := make(map[string]*burst, 1)
 	for i := range messages {
@@ -92,10 +97,12 @@ func (h *hub) deliver(messages []Message) {
 }
 
 func (h *hub) lost(survived, at uint64) {
+	h.tail.truncate(survived)
 	h.tell(event{lost: true, at: survived})
 }
 
 func (h *hub) reset(at Position) {
+	h.tail.reset(at)
 	h.tell(event{reset: true, at: at.Offset, epoch: at.Epoch})
 }
 

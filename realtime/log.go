@@ -120,7 +120,7 @@ const (
 
 // readRange returns the first messages after from and before to, in order: at least one if there is one.
 func readRange(ctx context.Context, q querier, from, to uint64) ([]Message, error) {
-	rows, err := q.Query(ctx, `SELECT seq, channel, data, coalesce(meta, '') FROM (
+	rows, err := q.Query(ctx, `SELECT seq, channel, data, coalesce(meta, ''), published_at FROM (
 			SELECT m.*, sum(octet_length(data)) OVER (ORDER BY seq) - octet_length(data) AS before FROM (
 				SELECT * FROM forgewire.messages WHERE seq > $1 AND seq < $2 ORDER BY seq LIMIT $3) m) m
 		WHERE before < $4 ORDER BY seq`, int64(from), int64(to), readMessages, readBytes)
@@ -133,7 +133,7 @@ func collect(rows pgx.Rows, err error) ([]Message, error) {
 	}
 	messages, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (m Message, err error) {
 		var data, meta string
-		if err = row.Scan(&m.Offset, &m.Channel, &data, &meta); err != nil {
+		if err = row.Scan(&m.Offset, &m.Channel, &data, &meta, &m.published); err != nil {
 			return m, err
 		}
 		m.Data = []byte(data)
@@ -142,46 +142,6 @@ func collect(rows pgx.Rows, err error) ([]Message, error) {
 	})
 	if err != nil {
 		return nil, fmt.Errorf("read messages: %w", err)
-	}
-	return messages, nil
-}
-
-// Bounds of one recovery. A client that missed more starts anew: it would wait longer for the past than
-// the present is worth, and the reply would not fit its queue.
-const (
-	MaxRecovered      = 10_000  // messages
-	maxRecoveredBytes = 4 << 20 // of data
-)
-
-// recover returns the channel's messages after since, up to and including upto: all of them, or
-// ErrUnrecoverable. A since after upto is one that this replica has not reached yet.
-func (l *Log) recover(ctx context.Context, channel string, since Position, upto uint64) ([]Message, error) {
-	var messages []Message
-	if since.Offset < upto {
-		var size int64
-		err := l.pool.QueryRow(ctx, `SELECT coalesce(sum(octet_length(data)), 0) FROM (SELECT data FROM forgewire.messages
-			WHERE channel = $1 AND seq > $2 AND seq <= $3 ORDER BY seq LIMIT $4) m`,
-			channel, int64(since.Offset), int64(upto), MaxRecovered+1).Scan(&size)
-		if err != nil {
-			return nil, fmt.Errorf("measure what was missed: %w", err)
-		}
-		if size > maxRecoveredBytes {
-			return nil, ErrUnrecoverable
-		}
-		rows, err := l.pool.Query(ctx, `SELECT seq, channel, data, coalesce(meta, '') FROM forgewire.messages
-			WHERE channel = $1 AND seq > $2 AND seq <= $3 ORDER BY seq LIMIT $4`,
-			channel, int64(since.Offset), int64(upto), MaxRecovered+1)
-		if messages, err = collect(rows, err); err != nil {
-			return nil, err
-		}
-	}
-	// After the read: what is not retired now was not when we read.
-	s, err := readState(ctx, l.pool, since.Offset)
-	if err != nil {
-		return nil, err
-	}
-	if s.epoch != since.Epoch || since.Offset < s.retired || !s.valid || len(messages) > MaxRecovered {
-		return nil, ErrUnrecoverable
 	}
 	return messages, nil
 }
@@ -198,6 +158,8 @@ type HistoryFilter struct {
 	Since   *Position // only what came after it, or before it if Reverse
 	Limit   int
 	Reverse bool // newest first
+
+	kept kept // what the channel's namespace keeps
 }
 
 // History reads a channel's messages. It returns ErrUnrecoverable, and the newest position, for a Since that
@@ -215,6 +177,13 @@ func (l *Log) History(ctx context.Context, channel string, f HistoryFilter) (His
 	if f.Since != nil && f.Since.Epoch != "" && (f.Since.Epoch != s.epoch || at < s.retired && !f.Reverse || !s.valid && at > s.retired) {
 		return h, ErrUnrecoverable
 	}
+	cut, err := l.cut(ctx, channel, f.kept)
+	if err != nil {
+		return h, err
+	}
+	if f.Since != nil && !f.Reverse && cut > at {
+		return h, ErrUnrecoverable
+	}
 	if f.Limit == 0 {
 		return h, nil
 	}
@@ -222,16 +191,16 @@ func (l *Log) History(ctx context.Context, channel string, f HistoryFilter) (His
 	if limit < 0 || limit > MaxRecovered {
 		limit = MaxRecovered
 	}
-	from, to := int64(at), int64(s.last)+1
+	from, to := int64(max(at, cut)), int64(s.last)+1
 	order := "ASC"
 	if f.Reverse {
 		order = "DESC"
-		from = 0
+		from = int64(cut)
 		if f.Since != nil {
 			to = int64(at)
 		}
 	}
-	rows, err := l.pool.Query(ctx, `SELECT seq, channel, data, coalesce(meta, '') FROM forgewire.messages
+	rows, err := l.pool.Query(ctx, `SELECT seq, channel, data, coalesce(meta, ''), published_at FROM forgewire.messages
 		WHERE channel = $1 AND seq > $2 AND seq < $3 ORDER BY seq `+order+` LIMIT $4`, channel, from, to, limit)
 	h.Messages, err = collect(rows, err)
 	return h, err

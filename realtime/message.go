@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"time"
 	"unicode/utf8"
 
 	"github.com/centrifugal/protocol"
@@ -22,7 +23,11 @@ type Message struct {
 	Data    json.RawMessage // valid JSON without line breaks; see compact
 	Meta    Meta
 
-	ephemeral bool // it travels in a notification alone
+	// Key makes a retry of the same publish not a second message: see MaxKeyLength. Only its publisher knows it.
+	Key string
+
+	ephemeral bool      // it travels in a notification alone
+	published time.Time // zero where nobody asked the log
 }
 
 // Meta is what a publication carries beside its data.

@@ -50,8 +50,7 @@ type Node struct {
 	listener  *listener
 	drainer   *drainer
 	stats     stats
-	// past reads what a subscriber missed: Log.recover, but in the simulation.
-	past func(ctx context.Context, channel string, since Position, upto uint64) ([]Message, error)
+	past      past
 
 	id      string
 	started time.Time
@@ -74,7 +73,7 @@ func New(cfg Config) (*Node, error) {
 	}
 	n := &Node{cfg: cfg, logger: cfg.Logger, log: NewLog(cfg.Pool), hub: newHub(), health: newHealth(cfg.Pool),
 		id: uuid.NewString(), started: time.Now(), draining: make(chan struct{})}
-	n.past = n.log.recover
+	n.past = n.log
 	n.publisher = NewPublisher(n.log)
 	n.drainer = newDrainer(cfg.ListenURL, n.logger)
 	n.listener = &listener{url: cfg.ListenURL, logger: n.logger, health: n.health, bell: n.drainer.ring, out: n.hub, control: n.handleControl}
@@ -205,6 +204,7 @@ func (n *Node) History(ctx context.Context, channel string, f HistoryFilter) (Hi
 	if n.cfg.Namespaces.of(channel).Ephemeral {
 		return History{}, ErrNotAvailable.With("the channel is ephemeral")
 	}
+	f.kept = n.cfg.Namespaces.of(channel).kept()
 	return n.log.History(ctx, channel, f)
 }
 

@@ -41,6 +41,7 @@ type channel struct {
 type subscription struct {
 	client  *client
 	channel string
+	view    *view    // nil for a plain one
 	from    uint64   // the client has everything up to here
 	live    bool     // false while the past is read from the log
 	held    []*burst // what arrived meanwhile
@@ -135,13 +136,21 @@ func (s *shard) gather(bursts []*burst) (size int) {
 			case !sub.live:
 				sub.hold(b)
 			default:
-				if f := b.frameAfter(sub.client.format, sub.from); f != nil {
+				if f := sub.frame(b); f != nil {
 					s.give(sub.client, f)
 				}
 			}
 		}
 	}
 	return size
+}
+
+// frame is what the client gets of b, or nil.
+func (sub *subscription) frame(b *burst) []byte {
+	if sub.view != nil {
+		return sub.view.frame(b, sub.client.format, sub.from)
+	}
+	return b.frameAfter(sub.client.format, sub.from)
 }
 
 // hold keeps a burst until the past has been read. A subscription that holds too much starts anew.
@@ -158,7 +167,7 @@ func (sub *subscription) hold(b *burst) {
 func (s *shard) release(sub *subscription) {
 	sub.live = true
 	for _, b := range sub.held {
-		if f := b.frameAfter(sub.client.format, sub.from); f != nil {
+		if f := sub.frame(b); f != nil {
 			s.give(sub.client, f)
 		}
 	}

@@ -45,49 +45,82 @@ func (c *client) join(ctx context.Context, req *protocol.SubscribeRequest) (*pro
 	if !c.maySubscribe(channel, o) {
 		return nil, nil, ErrPermissionDenied
 	}
-	sub, at, err := c.register(channel)
+	if req.Type != 0 {
+		return nil, nil, ErrNotAvailable.With("only stream subscriptions exist")
+	}
+	view, err := newView(req, o)
 	if err != nil {
 		return nil, nil, err
 	}
-	if o.Ephemeral || !o.Recovery {
-		return &protocol.SubscribeResult{}, sub, nil
-	}
-	r := &protocol.SubscribeResult{Recoverable: true, Positioned: true, Epoch: at.Epoch, Offset: at.Offset}
-	if !req.Recover {
-		return r, sub, nil
-	}
-	r.WasRecovering = true
 	since := Position{Offset: req.Offset, Epoch: strings.Clone(req.Epoch)}
-	if since == at {
-		r.Recovered = true
+	recovers := req.Recover && o.Recovery && !o.Ephemeral
+	sub, at, err := c.register(channel, view, since, recovers)
+	if err != nil {
+		return nil, nil, err
+	}
+	r := &protocol.SubscribeResult{Delta: view.delta()}
+	if o.Ephemeral || !o.Recovery && !req.Positioned {
 		return r, sub, nil
 	}
-	missed, err := c.node.past(ctx, channel, since, at.Offset)
-	switch {
-	case errors.Is(err, ErrUnrecoverable):
-		return r, sub, nil // from here on, and the client is told that something is missing
-	case err != nil:
+	r.Recoverable, r.Positioned, r.Epoch, r.Offset = o.Recovery, true, at.Epoch, at.Offset
+	if recovers || o.CacheChannel {
+		err = c.catchUp(ctx, sub, since, at, recovers, o, r)
+	}
+	if err == nil && recovers && !r.Recovered && !o.CacheChannel && req.Flag&flagRejectUnrecovered != 0 {
+		err = ErrUnrecoverable
+	}
+	if err != nil {
 		c.shard.mu.Lock()
 		defer c.shard.mu.Unlock()
 		c.shard.unsubscribe(sub)
 		return nil, nil, err
 	}
-	r.Recovered = true
-	for i := range missed {
-		r.Publications = append(r.Publications, missed[i].publication())
-	}
-	if since.Offset > at.Offset {
-		// The client comes from a replica that was ahead of this one: it has what is yet to arrive here.
-		r.Offset = since.Offset
-		c.shard.mu.Lock()
-		sub.from = since.Offset
-		c.shard.mu.Unlock()
-	}
 	return r, sub, nil
 }
 
-// register adds a subscription that holds back what comes, and returns the position that it begins at.
-func (c *client) register(channel string) (*subscription, Position, error) {
+// flagRejectUnrecovered is the client's wish not to be subscribed where recovery is not possible.
+const flagRejectUnrecovered = 1 << 1
+
+// catchUp adds to a subscribe's result what came after since, if the client recovers, or the last message of
+// a cache channel. The subscription began at `at`.
+func (c *client) catchUp(ctx context.Context, sub *subscription, since, at Position, recovers bool, o ChannelOptions, r *protocol.SubscribeResult) error {
+	r.WasRecovering = true
+	var missed []*Message
+	var err error
+	switch {
+	case recovers && since == at:
+		r.Recovered = true
+	case recovers && (!o.CacheChannel || since.Offset > at.Offset):
+		missed, err = c.node.recover(ctx, sub.channel, since, at.Offset, o.kept())
+		if r.Recovered = err == nil; errors.Is(err, ErrUnrecoverable) {
+			err = nil // from here on, and the client is told that something is missing
+		}
+	}
+	if o.CacheChannel && !r.Recovered && err == nil {
+		var m *Message
+		m, err = c.node.latest(ctx, sub.channel, at.Offset, o.kept())
+		if r.Recovered = m != nil; r.Recovered && !(recovers && since.Epoch == at.Epoch && since.Offset == m.Offset) {
+			missed = []*Message{m}
+		}
+	}
+	if err != nil {
+		return err
+	}
+	r.Publications = sub.view.recovered(c.format, missed)
+	c.shard.mu.Lock()
+	defer c.shard.mu.Unlock()
+	// A client may come from a replica that was ahead of this one: it has what is yet to arrive here.
+	if sub.from = at.Offset; recovers && r.Recovered && since.Epoch == at.Epoch && since.Offset > at.Offset {
+		sub.from = since.Offset
+		r.Offset = since.Offset
+	}
+	return nil
+}
+
+// register adds a subscription that holds back what comes, and returns the position that it begins at. While
+// it is not known whether the client's own position is good, the later of the two counts: should the log go
+// back before that, the subscription is lost.
+func (c *client) register(channel string, v *view, since Position, recovers bool) (*subscription, Position, error) {
 	s := c.shard
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -99,7 +132,10 @@ func (c *client) register(channel string) (*subscription, Position, error) {
 	case len(c.subs) >= maxChannelsPerClient:
 		return nil, Position{}, ErrLimitExceeded.With("too many channels on one connection")
 	}
-	sub := &subscription{client: c, channel: channel, from: s.at}
+	sub := &subscription{client: c, channel: channel, view: v, from: s.at}
+	if recovers && since.Epoch == s.epoch {
+		sub.from = max(s.at, since.Offset)
+	}
 	s.subscribe(sub)
 	return sub, Position{Offset: s.at, Epoch: s.epoch}, nil
 }

@@ -51,9 +51,9 @@ func (l *Log) recover(ctx context.Context, channel string, since Position, upto 
 			SELECT l.epoch = $5 AND $2 >= l.retired
 				AND $2 <= greatest(l.retired, (SELECT max(seq) FROM forgewire.messages))
 				AND EXISTS (SELECT FROM forgewire.incarnations i WHERE $2 >= i.base - 1 AND $2 <= coalesce(i.last, $2))
-				AND m.n <= $4 AND m.size <= $6 AND m.oldest >= coalesce($7, '-infinity') AS good
+				AND m.n <= $4 AND m.size <= $6 AND m.oldest >= coalesce($7::timestamptz, '-infinity') AS good
 			FROM forgewire.log l, (SELECT count(*) AS n, coalesce(sum(octet_length(data)), 0) AS size,
-				coalesce(min(published_at), 'infinity') AS oldest FROM missed) m)
+				coalesce(min(published_at), 'infinity'::timestamptz) AS oldest FROM missed) m)
 		SELECT j.good, coalesce(m.seq, 0), coalesce(m.data, ''), coalesce(m.meta, '')
 		FROM judged j LEFT JOIN missed m ON j.good ORDER BY m.seq`,
 		channel, int64(since.Offset), int64(upto), limit, since.Epoch, maxRecoveredBytes, k.notBefore())

@@ -95,10 +95,11 @@ type publishRequest struct {
 	Channel string            `json:"channel"`
 	Data    json.RawMessage   `json:"data"`
 	Tags    map[string]string `json:"tags"`
+	Key     string            `json:"idempotency_key"` // a retry with the same is not a second message
 }
 
 func (p *publishRequest) message() realtime.Message {
-	return realtime.Message{Channel: p.Channel, Data: p.Data, Meta: realtime.Meta{Tags: p.Tags}}
+	return realtime.Message{Channel: p.Channel, Data: p.Data, Meta: realtime.Meta{Tags: p.Tags}, Key: p.Key}
 }
 
 // publish appends one message, and answers when it is committed.
@@ -114,6 +115,7 @@ type broadcastRequest struct {
 	Channels []string          `json:"channels"`
 	Data     json.RawMessage   `json:"data"`
 	Tags     map[string]string `json:"tags"`
+	Key      string            `json:"idempotency_key"` // on each of the channels
 }
 
 type broadcastResult struct {
@@ -130,7 +132,7 @@ func (s *server) broadcast(ctx context.Context, req *broadcastRequest) (*broadca
 	}
 	messages := make([]realtime.Message, len(req.Channels))
 	for i, c := range req.Channels {
-		messages[i] = realtime.Message{Channel: c, Data: req.Data, Meta: realtime.Meta{Tags: req.Tags}}
+		messages[i] = realtime.Message{Channel: c, Data: req.Data, Meta: realtime.Meta{Tags: req.Tags}, Key: req.Key}
 	}
 	sent, err := s.node.Publish(ctx, messages...)
 	if err != nil {

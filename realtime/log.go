@@ -43,8 +43,20 @@ func (l *Log) Append(ctx context.Context, m Message) (uint64, error) {
 
 // appendTo writes messages in one transaction and one round trip and sets the offsets of those that are
 // stored. It returns after the commit. On an error that is not pgconn.SafeToRetry nobody knows whether they
-// were appended.
+// were appended. Where messages have keys it may take a round trip and a transaction more: see appendOnce.
 func appendTo(ctx context.Context, q querier, messages []Message) error {
+	for i := range messages {
+		if messages[i].Key != "" {
+			return appendOnce(ctx, q, messages)
+		}
+	}
+	_, err := appendBatch(ctx, q, messages, nil)
+	return err
+}
+
+// appendBatch appends all messages, unless one of the keyed ones, whose indexes those are, was published
+// before: then it sets the offsets of these alone, to the first one's, and returns their indexes.
+func appendBatch(ctx context.Context, q querier, messages []Message, keyed []int) (known []int, err error) {
 	var stored, passing []Message
 	for _, m := range messages {
 		if m.ephemeral {
@@ -58,9 +70,9 @@ func appendTo(ctx context.Context, q querier, messages []Message) error {
 		var n int
 		err := q.QueryRow(ctx, "SELECT count(pg_notify($1, o)) FROM unnest($2::text[]) AS o", notifyLog, others).Scan(&n)
 		if err != nil {
-			return fmt.Errorf("notify of messages: %w", err)
+			return nil, fmt.Errorf("notify of messages: %w", err)
 		}
-		return nil
+		return nil, nil
 	}
 	channels, datas := make([]string, len(stored)), make([]string, len(stored))
 	metas, nullable := make([]string, len(stored)), make([]*string, len(stored))
@@ -72,18 +84,23 @@ func appendTo(ctx context.Context, q querier, messages []Message) error {
 		}
 	}
 	bodies, counts := pack(stored, metas)
+	args := []any{channels, datas, nullable, bodies, counts, others}
 	var base uint64
-	err := q.QueryRow(ctx, "SELECT forgewire.append($1, $2, $3, $4, $5, $6)", channels, datas, nullable, bodies, counts, others).Scan(&base)
+	if len(keyed) > 0 {
+		base, known, err = queryOnce(ctx, q, messages, keyed, args)
+	} else {
+		err = q.QueryRow(ctx, "SELECT forgewire.append($1, $2, $3, $4, $5, $6)", args...).Scan(&base)
+	}
 	if err != nil {
-		return fmt.Errorf("append messages: %w", err)
+		return nil, fmt.Errorf("append messages: %w", err)
 	}
 	for i := range messages {
-		if !messages[i].ephemeral {
+		if len(known) == 0 && !messages[i].ephemeral {
 			messages[i].Offset = base
 			base++
 		}
 	}
-	return nil
+	return known, nil
 }
 
 // logState is what a follower must know of the log to trust a position.
@@ -207,7 +224,7 @@ func (l *Log) History(ctx context.Context, channel string, f HistoryFilter) (His
 }
 
 // Maintain keeps the log inside its age (against now) and size: it makes partitions ahead, begins a new one
-// when the current is an eighth of either, and retires what is over. Any number of replicas may call it.
+// when the current is an eighth of either, and retires what is over. It also forgets old keys. Any number of replicas may call it.
 func (l *Log) Maintain(ctx context.Context, now time.Time, age time.Duration, size int64) error {
 	if _, err := l.pool.Exec(ctx, "SELECT forgewire.rotate($1, $2)", now.Add(-age/8), size/8); err != nil {
 		return fmt.Errorf("make a partition: %w", err)
@@ -218,7 +235,7 @@ func (l *Log) Maintain(ctx context.Context, now time.Time, age time.Duration, si
 			return fmt.Errorf("retire a partition: %w", err)
 		}
 		if !did {
-			return nil
+			return l.forgetKeys(ctx, now)
 		}
 	}
 }

@@ -179,6 +179,9 @@ func (n *Node) Check(m *Message) error {
 		return err
 	}
 	m.ephemeral = n.cfg.Namespaces.of(m.Channel).Ephemeral
+	if m.ephemeral && m.Key != "" {
+		return ErrBadRequest.With("an ephemeral channel keeps nothing, no idempotency key either")
+	}
 	if m.ephemeral && len(m.Channel)+len(m.Data)+len(m.Meta.encode()) > maxEphemeral {
 		return ErrLimitExceeded.With(fmt.Sprintf("an ephemeral message is larger than %d bytes", maxEphemeral))
 	}

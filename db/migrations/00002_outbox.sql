@@ -7,6 +7,7 @@ CREATE TABLE forgewire.outbox (
     id      bigint NOT NULL GENERATED ALWAYS AS IDENTITY, -- the order inside the transaction
     channel text   NOT NULL CONSTRAINT channel_is_1_to_255_printable_ascii CHECK (channel COLLATE "C" ~ '^[ -~]{1,255}$'),
     data    text   NOT NULL CONSTRAINT data_is_at_most_1_mib CHECK (octet_length(data) <= 1048576),
+    key     text            CONSTRAINT idempotency_key_is_1_to_255_bytes CHECK (octet_length(key) BETWEEN 1 AND 255),
     PRIMARY KEY (xid, id)
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000);
 
@@ -14,17 +15,42 @@ CREATE TABLE forgewire.outbox (
 -- their isolation level and snapshot, and is not undone by a rollback.
 CREATE SEQUENCE forgewire.awake MINVALUE 1 MAXVALUE 2 START 1;
 
--- Publishes data on the channel if and when the caller's transaction commits. It takes no lock that another
--- publish wants and, while the drainer is awake, sends no notification: those serialise commits.
--- The insert comes first: it gives the transaction an xid before the flag is read, and the drainer, once it
--- has cleared the flag, waits for every xid that was handed out until then.
+-- Rings for the drainer if it sleeps. Whoever calls it has inserted first: that gives the transaction an xid
+-- before the flag is read, and the drainer, once it has cleared the flag, waits for every xid that was handed
+-- out until then.
 -- +goose StatementBegin
-CREATE FUNCTION forgewire.publish(channel text, data jsonb) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+CREATE FUNCTION forgewire.ring() RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
-    INSERT INTO forgewire.outbox (channel, data) VALUES (publish.channel, publish.data::text);
     IF (SELECT last_value FROM forgewire.awake) = 1 THEN
         PERFORM pg_notify('forgewire_bell', '');
+    END IF;
+END $$;
+-- +goose StatementEnd
+
+-- Publishes data on the channel if and when the caller's transaction commits. It takes no lock that another
+-- publish wants and, while the drainer is awake, sends no notification: those serialise commits. Of several
+-- with the same key on the channel, within minutes, only the first is published.
+-- +goose StatementBegin
+CREATE FUNCTION forgewire.publish(channel text, data jsonb, idempotency_key text DEFAULT NULL) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    INSERT INTO forgewire.outbox (channel, data, key) VALUES (publish.channel, publish.data::text, idempotency_key);
+    PERFORM forgewire.ring();
+END $$;
+-- +goose StatementEnd
+
+-- Publishes the same data on several channels.
+-- +goose StatementBegin
+CREATE FUNCTION forgewire.broadcast(channels text[], data jsonb, idempotency_key text DEFAULT NULL) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF channels IS NULL THEN
+        RAISE EXCEPTION 'channels is NULL' USING ERRCODE = 'null_value_not_allowed';
+    END IF;
+    INSERT INTO forgewire.outbox (channel, data, key)
+        SELECT c, broadcast.data::text, idempotency_key FROM unnest(channels) WITH ORDINALITY AS u(c, n) ORDER BY n;
+    IF FOUND THEN
+        PERFORM forgewire.ring();
     END IF;
 END $$;
 -- +goose StatementEnd
@@ -37,7 +63,7 @@ END $$;
 -- is NULL where there is nothing; `more` says that another call with the same snapshot has more to take.
 -- +goose StatementBegin
 CREATE FUNCTION forgewire.take(seen pg_snapshot, max_rows int, max_bytes bigint,
-    OUT at pg_snapshot, OUT more boolean, OUT channel text, OUT data text)
+    OUT at pg_snapshot, OUT more boolean, OUT channel text, OUT data text, OUT key text)
 RETURNS SETOF record LANGUAGE plpgsql SET enable_seqscan = off SET enable_bitmapscan = off AS $$
 #variable_conflict use_column
 BEGIN
@@ -53,20 +79,21 @@ BEGIN
                                FROM due WINDOW w AS (ORDER BY xid, id)) d
          WHERE d.before < max_bytes AND d.n <= max_rows
     ), taken AS (
-        DELETE FROM forgewire.outbox o WHERE o.ctid = ANY (ARRAY(SELECT place FROM fit)) RETURNING o.xid, o.id, o.channel, o.data
+        DELETE FROM forgewire.outbox o WHERE o.ctid = ANY (ARRAY(SELECT place FROM fit)) RETURNING o.xid, o.id, o.channel, o.data, o.key
     )
     SELECT pg_current_snapshot(), (SELECT count(*) FROM due) >= max_rows OR (SELECT count(*) FROM fit) < (SELECT count(*) FROM due),
-           t.channel, t.data
+           t.channel, t.data, t.key
       FROM (SELECT 1) AS one LEFT JOIN taken t ON true ORDER BY t.xid, t.id;
 END $$;
 -- +goose StatementEnd
 
--- Lets a role publish, and nothing else: SELECT forgewire.allow_publish('app').
+-- Lets a role publish, and its tables' changes be published, and nothing else: SELECT forgewire.allow_publish('app').
 -- +goose StatementBegin
 CREATE FUNCTION forgewire.allow_publish(role regrole) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     EXECUTE format('GRANT USAGE ON SCHEMA forgewire TO %s', role);
-    EXECUTE format('GRANT EXECUTE ON FUNCTION forgewire.publish(text, jsonb) TO %s', role);
+    EXECUTE format('GRANT EXECUTE ON FUNCTION forgewire.publish, forgewire.broadcast, forgewire.publish_changes,
+                    forgewire.unpublish_changes, forgewire.publish_change, forgewire.template_pieces, forgewire.changes_trigger TO %s', role);
 END $$;
 -- +goose StatementEnd
 
@@ -75,4 +102,4 @@ REVOKE ALL ON ALL FUNCTIONS IN SCHEMA forgewire FROM PUBLIC;
 -- +goose Down
 DROP TABLE forgewire.outbox;
 DROP SEQUENCE forgewire.awake;
-DROP FUNCTION forgewire.publish, forgewire.take, forgewire.allow_publish;
+DROP FUNCTION forgewire.publish, forgewire.broadcast, forgewire.ring, forgewire.take, forgewire.allow_publish;

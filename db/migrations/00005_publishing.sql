@@ -98,7 +98,7 @@ BEGIN
 END $$;
 -- +goose StatementEnd
 
--- The channel that a row belongs to; NULL if one of the columns is. Pieces are text and columns in turn.
+-- The channel that a row belongs to; NULL if one of the columns is, or if no channel can have that name. Pieces are text and columns in turn.
 -- +goose StatementBegin
 CREATE FUNCTION forgewire.channel_of(pieces text[], change jsonb) RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$
 DECLARE
@@ -107,15 +107,25 @@ BEGIN
     FOR i IN 2 .. cardinality(pieces) BY 2 LOOP
         channel := channel || forgewire.channel_part(change ->> pieces[i]) || pieces[i + 1];
     END LOOP;
-    RETURN channel;
+    RETURN CASE WHEN octet_length(channel) BETWEEN 1 AND 255 THEN channel END;
 END $$;
 -- +goose StatementEnd
 
 -- Some of a row's columns.
 -- +goose StatementBegin
-CREATE FUNCTION forgewire.columns_of(change jsonb, columns text[]) RETURNS jsonb LANGUAGE sql IMMUTABLE AS $$
-    SELECT jsonb_object_agg(c, change -> c) FROM unnest(columns) AS c WHERE change ? c
-$$;
+CREATE FUNCTION forgewire.columns_of(change jsonb, columns text[]) RETURNS jsonb LANGUAGE plpgsql IMMUTABLE AS $$
+DECLARE
+    c    text;
+    part jsonb := '{}';
+BEGIN
+    IF change IS NULL THEN
+        RETURN NULL;
+    END IF;
+    FOREACH c IN ARRAY columns LOOP
+        part := part || jsonb_build_object(c, change -> c);
+    END LOOP;
+    RETURN part;
+END $$;
 -- +goose StatementEnd
 
 -- The trigger behind forgewire.publish_changes. Its arguments are the table's schema and name, the channel's
@@ -135,7 +145,10 @@ DECLARE
     head      constant jsonb  := jsonb_build_object('operation', TG_OP, 'schema', TG_ARGV[0], 'table', TG_ARGV[1]);
     new_row   jsonb;
     old_row   jsonb;
-    channels  text[];
+    part_new  jsonb;
+    part_old  jsonb;
+    was       text; -- the channel of the old row
+    now       text; -- and of the new one
     truncated boolean := false;
     body      text;
 BEGIN
@@ -152,32 +165,37 @@ BEGIN
             TG_ARGV[0], TG_ARGV[1];
         RETURN NULL;
     END IF;
-    -- A row that moves from one channel to another is news on both.
-    SELECT array_agg(DISTINCT c) INTO channels
-      FROM unnest(ARRAY[forgewire.channel_of(pieces, old_row), forgewire.channel_of(pieces, new_row)]) AS c
-     WHERE octet_length(c) BETWEEN 1 AND 255;
-    IF channels IS NULL THEN
+    was := forgewire.channel_of(pieces, old_row);
+    now := forgewire.channel_of(pieces, new_row);
+    IF was IS NULL AND now IS NULL THEN
         RETURN NULL;
     END IF;
     IF NOT truncated THEN
-        IF columns IS NOT NULL THEN
-            IF cardinality(channels) = 1 AND forgewire.columns_of(old_row, columns) = forgewire.columns_of(new_row, columns) THEN
+        IF columns IS NULL THEN
+            body := (head || jsonb_build_object('new', new_row, 'old', old_row))::text;
+        ELSE
+            part_new := forgewire.columns_of(new_row, columns);
+            part_old := forgewire.columns_of(old_row, columns);
+            IF was = now AND part_new = part_old THEN
                 RETURN NULL;
             END IF;
-            body := (head || jsonb_build_object('new', forgewire.columns_of(new_row, columns), 'old', forgewire.columns_of(old_row, columns)))::text;
-        ELSE
-            body := (head || jsonb_build_object('new', new_row, 'old', old_row))::text;
+            body := (head || jsonb_build_object('new', part_new, 'old', part_old))::text;
         END IF;
         truncated := octet_length(body) > 1048576;
     END IF;
     IF truncated THEN
         body := (head || jsonb_build_object('truncated', true,
             'new', forgewire.columns_of(new_row, keys), 'old', forgewire.columns_of(old_row, keys)))::text;
-        IF octet_length(body) > 1048576 THEN -- not a primary key, but a column of the template that was encoded
+        IF octet_length(body) > 1048576 THEN -- a key can be that large where the other of the two rows has a channel
             body := (head || jsonb_build_object('truncated', true, 'new', NULL, 'old', NULL))::text;
         END IF;
     END IF;
-    INSERT INTO forgewire.outbox (channel, data) SELECT c, body FROM unnest(channels) AS c;
+    IF was IS NOT NULL THEN
+        INSERT INTO forgewire.outbox (channel, data) VALUES (was, body);
+    END IF;
+    IF now IS DISTINCT FROM was AND now IS NOT NULL THEN -- a row that moves to another channel is news on both
+        INSERT INTO forgewire.outbox (channel, data) VALUES (now, body);
+    END IF;
     PERFORM forgewire.ring();
     RETURN NULL;
 END $$;

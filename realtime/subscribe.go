@@ -58,7 +58,7 @@ func (c *client) join(ctx context.Context, req *protocol.SubscribeRequest) (*pro
 	if err != nil {
 		return nil, nil, err
 	}
-	r := &protocol.SubscribeResult{Delta: view.delta()}
+	r := &protocol.SubscribeResult{Delta: view.isDelta()}
 	if o.Ephemeral || !o.Recovery && !req.Positioned {
 		return r, sub, nil
 	}

@@ -2,15 +2,10 @@ package realtime
 
 import (
 	"sync"
-	"unicode/utf8"
 
-	"github.com/centrifugal/fdelta"
 	"github.com/centrifugal/protocol"
 	"github.com/centrifugal/protocol/cfjson"
 )
-
-// maxDelta is the largest data that a delta is computed from or for, in bytes: a shard waits meanwhile.
-const maxDelta = 1 << 20
 
 // deltaFossil is the one kind of delta that the protocol knows.
 const deltaFossil = "fossil"
@@ -43,13 +38,13 @@ func newView(req *protocol.SubscribeRequest, o ChannelOptions) (*view, error) {
 	return nil, nil
 }
 
-func (v *view) delta() bool { return v != nil && v.filter == nil }
+func (v *view) isDelta() bool { return v != nil && v.filter == nil }
 
 // publications returns what of messages the view shows, in the protocol's form.
 func (v *view) publications(f format, messages []*Message) []*protocol.Publication {
 	r := make([]*protocol.Publication, 0, len(messages))
 	var base *Message
-	if v.delta() {
+	if v.isDelta() {
 		base = v.base
 	}
 	for _, m := range messages {
@@ -69,14 +64,12 @@ func (v *view) publications(f format, messages []*Message) []*protocol.Publicati
 }
 
 // patch is the protocol's form of m for a client that has base, or nothing: on JSON connections the data, or
-// the delta, is a JSON string. A delta that would not be smaller, or would cut a character in two where only
-// whole ones can travel, is not used.
+// the delta, is a JSON string.
 func (m *Message) patch(base *Message, f format) *protocol.Publication {
 	p := m.publication()
 	asJSON := f.protocol() == protocol.TypeJSON
-	if base != nil && len(base.Data) <= maxDelta && len(m.Data) <= maxDelta {
-		d := fdelta.Create(base.Data, m.Data)
-		if len(d) < len(m.Data) && (!asJSON || utf8.Valid(d) && utf8.Valid(base.Data)) {
+	if base != nil {
+		if d := delta(base.Data, m.Data, asJSON); d != nil {
 			p.Data, p.Delta = d, true
 		}
 	}
@@ -125,7 +118,7 @@ func (v *view) frame(b *burst, f format, offset uint64) []byte {
 		}
 		b.viewed.frames[key] = encoded
 	}
-	if v.delta() {
+	if v.isDelta() {
 		if b.viewed.tip == nil {
 			newest := b.messages[len(b.messages)-1]
 			b.viewed.tip = &Message{Offset: newest.Offset, Data: newest.Data}
@@ -151,7 +144,7 @@ func (v *view) encode(b *burst, f format, from int) []byte {
 // ready for what comes next.
 func (v *view) recovered(f format, missed []*Message) []*protocol.Publication {
 	r := v.publications(f, missed)
-	if v.delta() && len(missed) > 0 {
+	if v.isDelta() && len(missed) > 0 {
 		newest := missed[len(missed)-1]
 		v.base = &Message{Offset: newest.Offset, Data: newest.Data}
 	}

@@ -4,9 +4,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/centrifugal/centrifuge-go"
 	"github.com/centrifugal/fdelta"
@@ -141,19 +143,30 @@ func TestDeltaIsShared(t *testing.T) {
 	}
 }
 
-// Random documents, cut anywhere: whatever a delta does, the client has what was published.
+// Random documents, cut anywhere: whatever a delta does, the client has what was published, and nearly always
+// a delta is used, also where characters take several bytes.
 func TestDeltaFidelity(t *testing.T) {
 	t.Parallel()
 	rng := rand.New(rand.NewPCG(1, 2))
-	letters := []rune(`abc"\<>&éüЖд😀€`)
-	text := []rune(strings.Repeat("Жд", 100))
-	for i := range 3000 {
+	letters := []rune(`abc"\<>&éüЖд😀😁€`)
+	text := []rune(strings.Repeat("Ждать и 😀 догонять. ", 20))
+	deltas := [2]int{}
+	const rounds = 3000
+	for i := range rounds {
 		base := must(json.Marshal(string(text)))
 		for range 1 + rng.IntN(3) {
-			text[rng.IntN(len(text))] = letters[rng.IntN(len(letters))]
+			at := rng.IntN(len(text))
+			switch rng.IntN(3) {
+			case 0:
+				text[at] = letters[rng.IntN(len(letters))]
+			case 1:
+				text = slices.Insert(text, at, letters[rng.IntN(len(letters))])
+			default:
+				text = slices.Delete(text, at, at+1)
+			}
 		}
 		data := must(json.Marshal(string(text)))
-		for _, f := range []format{wsJSON, wsProtobuf} {
+		for k, f := range []format{wsJSON, wsProtobuf} {
 			p := (&Message{Data: data}).patch(&Message{Data: base}, f)
 			got := string(p.Data)
 			if f == wsJSON {
@@ -162,6 +175,7 @@ func TestDeltaFidelity(t *testing.T) {
 				}
 			}
 			if p.Delta {
+				deltas[k]++
 				got = string(must(fdelta.Apply(base, []byte(got))))
 			}
 			if got != string(data) {
@@ -169,6 +183,28 @@ func TestDeltaFidelity(t *testing.T) {
 			}
 		}
 	}
+	if deltas[0] < rounds*99/100 || deltas[1] < rounds {
+		t.Errorf("%d deltas as JSON and %d as Protobuf, of %d", deltas[0], deltas[1], rounds)
+	}
+}
+
+// However strange the two texts, what is made of a delta is valid and leads to the same.
+func FuzzWholeCharacters(f *testing.F) {
+	f.Add("Ждать и догонять, ждать и догонять", "Ждатьи и догонять, жжать и дагонять")
+	f.Add("", "ü")
+	f.Add(strings.Repeat("ü", 100), strings.Repeat("ö", 100))
+	f.Fuzz(func(t *testing.T, base, data string) {
+		if !utf8.ValidString(base) || !utf8.ValidString(data) {
+			return
+		}
+		d := wholeCharacters(fdelta.Create([]byte(base), []byte(data)), []byte(data))
+		if d == nil {
+			return
+		}
+		if got, err := fdelta.Apply([]byte(base), d); err != nil || string(got) != data || !utf8.Valid(d) {
+			t.Fatalf("%q to %q became %q: %q, %v", base, data, d, got, err)
+		}
+	})
 }
 
 // Deltas are only where the namespace has them; another kind of delta is refused.
@@ -186,7 +222,7 @@ func TestDeltaIsNegotiated(t *testing.T) {
 		{&protocol.SubscribeRequest{Delta: "fossil"}, off, false},
 	} {
 		v, err := newView(c.req, c.o)
-		if err != nil || v.delta() != c.want {
+		if err != nil || v.isDelta() != c.want {
 			t.Errorf("%v: %v, %v", c.req, v, err)
 		}
 	}

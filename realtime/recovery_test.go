@@ -204,6 +204,40 @@ func TestSubscribeFlags(t *testing.T) {
 	}
 }
 
+// Clients that come back together, to a replica that heard what they missed, ask the database nothing.
+func TestStormIsAnsweredFromTheTail(t *testing.T) {
+	t.Parallel()
+	url := dbtest.New(t)
+	a, b := startReplica(t, url, ""), startReplica(t, url, "")
+	first := must(a.Publish(t.Context(), message("room:1", 0)))[0].Offset
+	for i := range 100 {
+		must(a.Publish(t.Context(), message("room:1", i), message("room:2", i)))
+	}
+	reached := must(readState(t.Context(), a.cfg.Pool, 0)).last
+	eventually(t, 5*time.Second, "heard", func() bool { return b.hub.position().Offset == reached })
+	before := b.cfg.Pool.Stat().AcquireCount()
+	for range 300 {
+		c := newClient(b, discard{}, wsProtobuf)
+		r, _, err := c.join(t.Context(), &protocol.SubscribeRequest{Channel: "room:1", Recover: true, Offset: first, Epoch: b.Epoch()})
+		if err != nil || !r.Recovered || len(r.Publications) != 100 {
+			t.Fatalf("%d publications, %v", len(r.GetPublications()), err)
+		}
+		c.shard.remove(c)
+	}
+	if n := b.cfg.Pool.Stat().AcquireCount() - before; n > 5 {
+		t.Errorf("the database was asked %d times", n)
+	}
+	// A replica that came later never saw the position: the log must judge it.
+	late := startReplica(t, url, "")
+	before = late.cfg.Pool.Stat().AcquireCount()
+	c := newClient(late, discard{}, wsJSON)
+	r, _, err := c.join(t.Context(), &protocol.SubscribeRequest{Channel: "room:1", Recover: true, Offset: first, Epoch: b.Epoch()})
+	if err != nil || !r.Recovered || len(r.Publications) != 100 || late.cfg.Pool.Stat().AcquireCount() == before {
+		t.Errorf("from the log: %d publications, %v", len(r.GetPublications()), err)
+	}
+	c.shard.remove(c)
+}
+
 // 1,000 clients that come back at once, each having missed 1,000 messages, one channel each or all on one.
 func BenchmarkResume(b *testing.B) {
 	const clients, missed = 1000, 1000

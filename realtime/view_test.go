@@ -387,19 +387,32 @@ func (discard) send([]byte, int) error      { return nil }
 func (discard) disconnect(*Disconnect) bool { return true }
 func (discard) Close() error                { return nil }
 
-// What a shard does for 10,000 plain subscribers of a channel, without the sockets.
+// What a shard does for 10,000 subscribers of a channel, without the sockets.
 func BenchmarkShard(b *testing.B) {
-	h := newHub()
-	n := &Node{hub: h}
-	s := h.shards[0]
-	for range 10_000 {
-		c := newClient(n, discard{}, wsJSON)
-		c.shard = s
-		s.subscribe(&subscription{client: c, channel: "c0", live: true})
-	}
-	b.ReportAllocs()
-	for i := range b.N {
-		one := &burst{channel: "c0", messages: []*Message{{Offset: uint64(i + 1), Channel: "c0", Data: []byte(`{"n":1}`)}}, last: uint64(i + 1)}
-		s.handle(event{bursts: []*burst{one}, at: uint64(i + 1)})
+	for _, kind := range []string{"plain", "delta", "filter"} {
+		b.Run(kind, func(b *testing.B) {
+			h := newHub()
+			s := h.shards[0]
+			f := must(newFilter(&protocol.FilterNode{Key: "k", Cmp: "nex"}))
+			for range 10_000 {
+				c := newClient(&Node{hub: h}, discard{}, wsJSON)
+				c.shard = s
+				v := map[string]*view{"delta": {}, "filter": {filter: f}}[kind]
+				s.subscribe(&subscription{client: c, channel: "c", live: true, view: v})
+			}
+			size := 0
+			b.ReportAllocs()
+			for i := range b.N {
+				one := newBurst(uint64(i+1), document(i))
+				s.handle(event{bursts: []*burst{one}, at: uint64(i + 1)})
+				if kind == "plain" {
+					size += len(one.frame(wsJSON))
+				}
+				for _, encoded := range one.viewed.frames {
+					size += len(encoded)
+				}
+			}
+			b.ReportMetric(float64(size)/float64(b.N), "bytes/frame")
+		})
 	}
 }

@@ -18,6 +18,7 @@ type control struct {
 	Client string `json:"client,omitempty"` // only this connection of the user's
 
 	Channel string            `json:"channel,omitempty"`
+	Offset  uint64            `json:"offset,omitempty"`
 	Options *SubscribeOptions `json:"options,omitempty"`
 	Code    uint16            `json:"code,omitempty"`
 	Reason  string            `json:"reason,omitempty"`
@@ -39,6 +40,7 @@ const (
 	opUnsubscribe = "unsubscribe"
 	opRefresh     = "refresh"
 	opRevoke      = "revoke" // sent by forgewire.revoke
+	opHide        = "hide"
 	opEmulate     = "emulate"
 	opAsk         = "ask"
 	opAnswer      = "answer"
@@ -98,6 +100,8 @@ func (n *Node) handleControl(body []byte) {
 		}
 	case opRevoke:
 		n.revoked(c.User, c.moment())
+	case opHide:
+		n.hub.tail.hide(c.Channel, c.Offset)
 	case opEmulate:
 		if c.Node == n.id {
 			n.sessions.deliver(c.Session, c.Data) // one that has ended needs no command

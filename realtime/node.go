@@ -61,15 +61,13 @@ type Node struct {
 	stats     stats
 	sessions  sessions
 	relay     *relay
+	past      past
 
 	verifier    *verifier
 	revocations revocations
 	authorizer  *authorizer // nil where no namespace asks the database
 	users       tally[string]
 	gate        gate
-
-	// past reads what a subscriber missed: Log.recover, but in the simulation.
-	past func(ctx context.Context, channel string, since Position, upto uint64) ([]Message, error)
 
 	id      string
 	started time.Time
@@ -92,7 +90,7 @@ func New(cfg Config) (*Node, error) {
 	}
 	n := &Node{cfg: cfg, logger: cfg.Logger, log: NewLog(cfg.Pool), hub: newHub(), health: newHealth(cfg.Pool),
 		id: uuid.NewString(), started: time.Now(), draining: make(chan struct{})}
-	n.past = n.log.recover
+	n.past = n.log
 	if err := n.guard(); err != nil {
 		return nil, err
 	}
@@ -104,10 +102,18 @@ func New(cfg Config) (*Node, error) {
 		func(channel string) bool { return cfg.Namespaces.of(channel).JoinLeave })
 	n.surveys = newSurveys()
 	n.listener = &listener{url: cfg.ListenURL, logger: n.logger, health: n.health, bell: n.drainer.ring, out: n.hub, control: n.handleControl, back: n.presence.check,
-		revocations: n.readRevocations}
+		relearn: n.relearn}
 	n.listener.follower = &follower{log: n.listener, out: n.hub}
 	n.life, n.endLife = context.WithCancel(context.Background())
 	return n, nil
+}
+
+// relearn reads what other replicas told while this one did not listen.
+func (n *Node) relearn(ctx context.Context, q querier) error {
+	if err := n.readRevocations(ctx, q); err != nil {
+		return err
+	}
+	return n.readHidden(ctx, q)
 }
 
 // guard makes what decides who may do what.
@@ -198,6 +204,9 @@ func (n *Node) Check(m *Message) error {
 		return err
 	}
 	m.ephemeral = n.cfg.Namespaces.of(m.Channel).Ephemeral
+	if m.ephemeral && m.Key != "" {
+		return ErrBadRequest.With("an ephemeral channel keeps nothing, no idempotency key either")
+	}
 	if m.ephemeral && len(m.Channel)+len(m.Data)+len(m.Meta.encode()) > maxEphemeral {
 		return ErrLimitExceeded.With(fmt.Sprintf("an ephemeral message is larger than %d bytes", maxEphemeral))
 	}
@@ -223,6 +232,7 @@ func (n *Node) History(ctx context.Context, channel string, f HistoryFilter) (Hi
 	if n.cfg.Namespaces.of(channel).Ephemeral {
 		return History{}, ErrNotAvailable.With("the channel is ephemeral")
 	}
+	f.kept = n.cfg.Namespaces.of(channel).kept()
 	return n.log.History(ctx, channel, f)
 }
 

@@ -42,6 +42,7 @@ const (
 	opRevoke      = "revoke" // sent by forgewire.revoke
 	opHide        = "hide"
 	opEmulate     = "emulate"
+	opAnnounce    = "announce"
 	opAsk         = "ask"
 	opAnswer      = "answer"
 )
@@ -106,6 +107,8 @@ func (n *Node) handleControl(body []byte) {
 		if c.Node == n.id {
 			n.sessions.deliver(c.Session, c.Data) // one that has ended needs no command
 		}
+	case opAnnounce:
+		n.announced(c.Channel, c.Data)
 	default:
 		n.logger.Debug("a control of another version was ignored", "op", c.Op)
 	}

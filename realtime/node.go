@@ -62,6 +62,7 @@ type Node struct {
 	sessions  sessions
 	relay     *relay
 	past      past
+	hearers   map[string][]func([]byte) // by topic; fixed once Run has begun
 
 	verifier    *verifier
 	revocations revocations
@@ -89,7 +90,7 @@ func New(cfg Config) (*Node, error) {
 		return nil, errors.New("realtime: every limit must be positive")
 	}
 	n := &Node{cfg: cfg, logger: cfg.Logger, log: NewLog(cfg.Pool), hub: newHub(), health: newHealth(cfg.Pool),
-		id: uuid.NewString(), started: time.Now(), draining: make(chan struct{})}
+		id: uuid.NewString(), started: time.Now(), draining: make(chan struct{}), hearers: map[string][]func([]byte){}}
 	n.past = n.log
 	if err := n.guard(); err != nil {
 		return nil, err
@@ -113,7 +114,11 @@ func (n *Node) relearn(ctx context.Context, q querier) error {
 	if err := n.readRevocations(ctx, q); err != nil {
 		return err
 	}
-	return n.readHidden(ctx, q)
+	if err := n.readHidden(ctx, q); err != nil {
+		return err
+	}
+	n.missed()
+	return nil
 }
 
 // guard makes what decides who may do what.

@@ -91,6 +91,44 @@ func TestDrainIsBounded(t *testing.T) {
 	}
 }
 
+// A key that was used, here or by a publish that did not come from SQL, publishes nothing more, and leads to the
+// number of the first message.
+func TestDrainKeys(t *testing.T) {
+	t.Parallel()
+	l, c := newTestLog(t)
+	first := []Message{keyed("a", "1", "x")}
+	if err := appendTo(t.Context(), l.pool, first); err != nil {
+		t.Fatal(err)
+	}
+	for _, sql := range []string{
+		`SELECT forgewire.publish('a', '2', 'x'), forgewire.publish('a', '3'), forgewire.publish('a', '4', 'y'), forgewire.publish('b', '5', 'y'), forgewire.publish('a', '6', 'y')`,
+		`SELECT forgewire.publish('a', '7', 'y'), forgewire.publish('b', '8', 'y')`, // nothing is left of it
+	} {
+		if _, err := c.Exec(t.Context(), sql); err != nil {
+			t.Fatal(err)
+		}
+		one[int](t, c, "SELECT moved FROM forgewire.drain($1::text::pg_snapshot, $2, $3)", nothingSeen, drainRows, drainBytes)
+	}
+	var all []string
+	numbers := map[string]uint64{}
+	for _, m := range must(readRange(t.Context(), l.pool, 0, 1<<60)) {
+		all = append(all, m.Channel+string(m.Data))
+		numbers[string(m.Data)] = m.Offset
+	}
+	if fmt.Sprint(all) != "[a1 a3 a4 b5]" {
+		t.Errorf("the log has %v", all)
+	}
+	again := []Message{keyed("a", "9", "y"), keyed("b", "9", "y"), keyed("a", "9", "x")}
+	if err := appendTo(t.Context(), l.pool, again); err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []string{"4", "5", "1"} {
+		if again[i].Offset != numbers[want] {
+			t.Errorf("retry %d: got number %d, want %d", i, again[i].Offset, numbers[want])
+		}
+	}
+}
+
 // seq returns the numbers from 0 to below n.
 func seq(n int) []int {
 	s := make([]int, n)

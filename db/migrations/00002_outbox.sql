@@ -7,6 +7,7 @@ CREATE TABLE forgewire.outbox (
     id      bigint NOT NULL GENERATED ALWAYS AS IDENTITY, -- the order inside the transaction
     channel text   NOT NULL,
     data    text   NOT NULL,
+    key     text, -- idempotency
     PRIMARY KEY (xid, id)
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000);
 
@@ -15,32 +16,60 @@ CREATE TABLE forgewire.outbox (
 -- level and snapshot, and is not undone by a rollback.
 CREATE SEQUENCE forgewire.awake AS bigint START 1;
 
--- It runs with its owner's rights, and every name and operator in it is qualified, so that nothing in the caller's
--- search_path can stand in for them: a SET search_path would cost as much as the insert.
+-- The functions that users call while they write run with their owner's rights, and every name and operator in
+-- them is qualified, so that nothing in the caller's search_path can stand in for them: a SET search_path would
+-- cost as much as the insert.
 --
--- Publishes data on the channel if and when the caller's transaction commits. It takes no lock that another
--- publish wants and, while the drainer is awake, sends no notification: those serialise commits.
--- The insert comes first: it gives the transaction an xid before the flag is read, and the drainer, once it
--- has cleared the flag, waits for every xid that was handed out until then.
+-- Rings for the drainer if it sleeps. Whoever calls it has inserted first: that gives the transaction an xid
+-- before the flag is read, and the drainer, once it has cleared the flag, waits for every xid that was handed
+-- out until then.
 -- +goose StatementBegin
-CREATE FUNCTION forgewire.publish(channel text, data jsonb) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER AS $$
-DECLARE
-    body constant pg_catalog.text := data::pg_catalog.text;
+CREATE FUNCTION forgewire.ring() RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
-    -- Checked here and not by the table, which nobody else inserts into: a CHECK is prepared anew for each insert.
-    IF channel IS NULL OR pg_catalog.octet_length(channel) OPERATOR(pg_catalog.<) 1 OR pg_catalog.octet_length(channel) OPERATOR(pg_catalog.>) 255
-       OR channel COLLATE pg_catalog."C" OPERATOR(pg_catalog.~) '[^ -~]' THEN
-        RAISE EXCEPTION 'forgewire.publish: a channel is 1 to 255 printable ASCII characters' USING ERRCODE = 'check_violation';
-    ELSIF body IS NULL OR pg_catalog.octet_length(body) OPERATOR(pg_catalog.>) 1048576 THEN
-        RAISE EXCEPTION 'forgewire.publish: data is JSON of at most 1 MiB' USING ERRCODE = 'check_violation';
-    END IF;
-    INSERT INTO forgewire.outbox (channel, data) VALUES (publish.channel, body);
     -- NULL is a sequence that was never set.
     IF coalesce(pg_catalog.pg_sequence_last_value('forgewire.awake'::pg_catalog.regclass), 0)
        OPERATOR(pg_catalog.<>) 'forgewire.awake'::pg_catalog.regclass::pg_catalog.oid::pg_catalog.int8 THEN
         PERFORM pg_catalog.pg_notify('forgewire_bell', '');
     END IF;
+END $$;
+-- +goose StatementEnd
+
+-- Publishes data on the channel if and when the caller's transaction commits. It takes no lock that another
+-- publish wants and, while the drainer is awake, sends no notification: those serialise commits. Of several
+-- with the same key on the channel, within minutes, only the first is published.
+-- +goose StatementBegin
+CREATE FUNCTION forgewire.publish(channel text, data jsonb, idempotency_key text DEFAULT NULL) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER AS $$
+DECLARE
+    body constant pg_catalog.text := data::pg_catalog.text;
+BEGIN
+    -- Checked here and not by the table: a CHECK is prepared anew for each insert.
+    IF channel IS NULL OR pg_catalog.octet_length(channel) OPERATOR(pg_catalog.<) 1 OR pg_catalog.octet_length(channel) OPERATOR(pg_catalog.>) 255
+       OR channel COLLATE pg_catalog."C" OPERATOR(pg_catalog.~) '[^ -~]' THEN
+        RAISE EXCEPTION 'forgewire.publish: a channel is 1 to 255 printable ASCII characters' USING ERRCODE = 'check_violation';
+    ELSIF body IS NULL OR pg_catalog.octet_length(body) OPERATOR(pg_catalog.>) 1048576 THEN
+        RAISE EXCEPTION 'forgewire.publish: data is JSON of at most 1 MiB' USING ERRCODE = 'check_violation';
+    ELSIF pg_catalog.octet_length(idempotency_key) OPERATOR(pg_catalog.<) 1 OR pg_catalog.octet_length(idempotency_key) OPERATOR(pg_catalog.>) 255 THEN
+        RAISE EXCEPTION 'forgewire.publish: an idempotency key is 1 to 255 bytes' USING ERRCODE = 'check_violation';
+    END IF;
+    INSERT INTO forgewire.outbox (channel, data, key) VALUES (publish.channel, body, idempotency_key);
+    PERFORM forgewire.ring();
+END $$;
+-- +goose StatementEnd
+
+-- Publishes the same data on several channels.
+-- +goose StatementBegin
+CREATE FUNCTION forgewire.broadcast(channels text[], data jsonb, idempotency_key text DEFAULT NULL) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER AS $$
+DECLARE
+    c pg_catalog.text;
+BEGIN
+    IF channels IS NULL THEN
+        RAISE EXCEPTION 'forgewire.broadcast: channels is NULL' USING ERRCODE = 'null_value_not_allowed';
+    END IF;
+    FOREACH c IN ARRAY channels LOOP
+        PERFORM forgewire.publish(c, data, idempotency_key);
+    END LOOP;
 END $$;
 -- +goose StatementEnd
 
@@ -51,7 +80,7 @@ END $$;
 -- what was drained before is stepped over, however long somebody's snapshot holds vacuum back (the settings keep
 -- it to the index, whatever the statistics say of a table that is empty most of the time, and spare a plan for
 -- each call). seen_now is the snapshot for the next call, unless `more` says that another one with the same
--- snapshot has more to move.
+-- snapshot has more to move. A row whose key was used before is dropped.
 -- +goose StatementBegin
 CREATE FUNCTION forgewire.drain(seen pg_snapshot, max_rows int, max_bytes bigint, OUT seen_now pg_snapshot, OUT more boolean, OUT moved int)
 LANGUAGE plpgsql SET enable_seqscan = off SET enable_bitmapscan = off SET plan_cache_mode = force_generic_plan AS $$
@@ -60,9 +89,12 @@ DECLARE
     place    tid;
     channel  text;
     data     text;
+    key      text;
     places   tid[] := '{}';
     channels text[] := '{}';
     datas    text[] := '{}';
+    keys     text[] := '{}';
+    keyed    int[] := '{}'; -- and the places of their messages
     bodies   text[] := '{}';
     counts   int[] := '{}';
     body     text := '';
@@ -70,16 +102,28 @@ DECLARE
     bytes    int := 0; -- of body
     size     int;
     total    bigint := 0;
+    base     bigint;
 BEGIN
     seen_now := pg_current_snapshot(); -- before the rows are read: older is safe
     moved := 0;
-    FOR place, channel, data IN -- those in progress come before those that began later
-        (SELECT o.ctid, o.channel, o.data FROM forgewire.outbox o
+    FOR place, channel, data, key IN -- those in progress come before those that began later
+        (SELECT o.ctid, o.channel, o.data, o.key FROM forgewire.outbox o
           WHERE o.xid = ANY (ARRAY(SELECT pg_snapshot_xip(seen))) ORDER BY o.xid, o.id)
         UNION ALL
-        (SELECT o.ctid, o.channel, o.data FROM forgewire.outbox o
+        (SELECT o.ctid, o.channel, o.data, o.key FROM forgewire.outbox o
           WHERE o.xid >= pg_snapshot_xmax(seen) ORDER BY o.xid, o.id) LIMIT max_rows
     LOOP
+        EXIT WHEN total >= max_bytes;
+        places := places || place;
+        moved := moved + 1;
+        IF key IS NOT NULL THEN
+            -- As in forgewire.append_once, first the lock. The number follows.
+            PERFORM pg_advisory_xact_lock(1181444979, 1);
+            INSERT INTO forgewire.published_keys VALUES (channel, key, 0, clock_timestamp()) ON CONFLICT DO NOTHING;
+            CONTINUE WHEN NOT FOUND; -- it was published before
+            keyed := keyed || cardinality(channels) + 1;
+            keys := keys || key;
+        END IF;
         size := octet_length(channel) + octet_length(data) + 3;
         IF n > 0 AND bytes + size > room THEN
             bodies := bodies || body;
@@ -96,12 +140,9 @@ BEGIN
             n := n + 1;
             bytes := bytes + size;
         END IF;
-        places := places || place;
         channels := channels || channel;
         datas := datas || data;
-        moved := moved + 1;
         total := total + size;
-        EXIT WHEN total >= max_bytes;
     END LOOP;
     more := moved = max_rows OR total >= max_bytes;
     IF moved = 0 THEN
@@ -116,16 +157,23 @@ BEGIN
     IF n <> moved THEN -- the drain lock sees to that; publishing twice would be worse than an error
         RAISE EXCEPTION 'forgewire.drain: somebody else took from the outbox' USING ERRCODE = 'serialization_failure';
     END IF;
-    PERFORM forgewire.append(channels, datas, '{}', bodies, counts, '{}');
+    IF channels <> '{}' THEN
+        base := forgewire.append(channels, datas, '{}', bodies, counts, '{}');
+    END IF;
+    IF keyed <> '{}' THEN
+        UPDATE forgewire.published_keys p SET seq = base + u.place - 1
+          FROM unnest(keyed, keys) AS u(place, key) WHERE p.channel = channels[u.place] AND p.key = u.key;
+    END IF;
 END $$;
 -- +goose StatementEnd
 
--- Lets a role publish, and nothing else: SELECT forgewire.allow_publish('app').
+-- Lets a role publish, and its tables' changes be published, and nothing else: SELECT forgewire.allow_publish('app').
 -- +goose StatementBegin
 CREATE FUNCTION forgewire.allow_publish(role regrole) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     EXECUTE format('GRANT USAGE ON SCHEMA forgewire TO %s', role);
-    EXECUTE format('GRANT EXECUTE ON FUNCTION forgewire.publish(text, jsonb) TO %s', role);
+    EXECUTE format('GRANT EXECUTE ON FUNCTION forgewire.publish, forgewire.broadcast, forgewire.publish_changes,
+                    forgewire.unpublish_changes, forgewire.publish_change, forgewire.template_pieces, forgewire.changes_trigger TO %s', role);
 END $$;
 -- +goose StatementEnd
 
@@ -134,4 +182,4 @@ REVOKE ALL ON ALL FUNCTIONS IN SCHEMA forgewire FROM PUBLIC;
 -- +goose Down
 DROP TABLE forgewire.outbox;
 DROP SEQUENCE forgewire.awake;
-DROP FUNCTION forgewire.publish, forgewire.drain, forgewire.allow_publish;
+DROP FUNCTION forgewire.publish, forgewire.broadcast, forgewire.ring, forgewire.drain, forgewire.allow_publish;

@@ -76,6 +76,7 @@ type Node struct {
 	life    context.Context // of the connections: ends after they were told to go
 	endLife context.CancelFunc
 	clients sync.WaitGroup
+	workers workers
 
 	accepting sync.RWMutex  // held while a connection is counted, so that none is after draining
 	draining  chan struct{} // closed when no connection is accepted any more
@@ -107,6 +108,7 @@ func New(cfg Config) (*Node, error) {
 		relearn: n.relearn}
 	n.listener.follower = &follower{log: n.listener, out: n.hub}
 	n.life, n.endLife = context.WithCancel(context.Background())
+	n.workers.frames = make(chan *received)
 	return n, nil
 }
 
@@ -153,6 +155,7 @@ func (n *Node) Run(ctx context.Context) error {
 	feeds.Go(func() error { return n.presence.run(feed) })
 	feeds.Go(func() error { return n.answerSurveys(feed) })
 	feeds.Go(func() error { return n.maintain(feed) })
+	feeds.Go(func() error { return n.returnMemory(feed) })
 
 	<-ctx.Done()
 	n.accepting.Lock()
@@ -164,6 +167,7 @@ func (n *Node) Run(ctx context.Context) error {
 	stopHub()
 	n.endLife()
 	n.clients.Wait()
+	n.workers.group.Wait()
 	return errors.Join(err, shards.Wait())
 }
 

@@ -46,7 +46,7 @@ type benchConnections struct {
 	Connections []int         `default:"10000,19000" help:"How many to each process; each number is measured."`
 	Replicas    int           `default:"1" help:"How many to start."`
 	Rounds      int           `default:"3" help:"How often all connect; the contenders take turns."`
-	Idle        time.Duration `default:"10s" help:"How long to watch them while nothing happens."`
+	Idle        time.Duration `default:"30s" help:"How long to watch them while nothing happens; pings come every 25 s."`
 }
 
 func (c *benchConnections) Run(ctx context.Context) error {

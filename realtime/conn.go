@@ -218,7 +218,7 @@ func (h *hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 		_ = c.Close()
 		return nil, nil, fmt.Errorf("answer the handshake: %w", err)
 	}
-	return h.conn, bufio.NewReadWriter(bufio.NewReaderSize(h.conn, 256), bufio.NewWriterSize(h.conn, 128)), nil
+	return h.conn, bufio.NewReadWriter(bufio.NewReaderSize(h.conn, 128), bufio.NewWriterSize(h.conn, 128)), nil
 }
 
 // switching is the answer to a handshake.

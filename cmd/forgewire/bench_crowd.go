@@ -90,6 +90,7 @@ type benchPresence struct {
 	benchCrowd
 
 	Clients  int           `default:"10000" help:"Members of one channel, over all replicas."`
+	Listed   int           `default:"1000" help:"Members of the channel whose list is asked for."`
 	Replicas int           `default:"1" help:"How many to start."`
 	Callers  int           `default:"8" help:"How many ask for the stats at once."`
 	Duration time.Duration `default:"3s" help:"Of each measurement."`
@@ -97,7 +98,7 @@ type benchPresence struct {
 
 func (c *benchPresence) Run(ctx context.Context) error {
 	return c.run(ctx, func(cfg bench.CrowdConfig) (reporter, error) {
-		return bench.Presence(ctx, bench.PresenceConfig{CrowdConfig: cfg, Clients: c.Clients, Replicas: c.Replicas, Callers: c.Callers, Duration: c.Duration})
+		return bench.Presence(ctx, bench.PresenceConfig{CrowdConfig: cfg, Clients: c.Clients, Listed: c.Listed, Replicas: c.Replicas, Callers: c.Callers, Duration: c.Duration})
 	})
 }
 

@@ -28,7 +28,7 @@ func (c *benchCrowd) run(ctx context.Context, measure func(bench.CrowdConfig) (r
 		if err != nil {
 			return fmt.Errorf("make a folder for the peer: %w", err)
 		}
-		defer os.RemoveAll(dir) //nolint:errcheck // a temporary folder: no harm if it stays
+		defer os.RemoveAll(dir)
 		if cfg.Peer, err = bench.BuildPeer(ctx, dir, os.Stderr); err != nil {
 			return err
 		}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net/http"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -25,18 +26,23 @@ type client struct {
 	format format
 
 	// Owned by whoever handles a command: one at a time.
-	user string
-	info []byte // JSON, of the token
+	user    string
+	headers http.Header // of the handshake: those that hooks are sent, nil for none
 
 	// Guarded by shard.mu.
-	connected bool
-	expires   time.Time // of the token; zero for never
-	subs      map[string]*subscription
-	staleAt   int // ticks
-	pingAt    int
-	pongBy    int // 0 while no pong is owed
-	first     []byte
-	rest      []byte
+	connected  bool
+	info       []byte    // JSON, of the token or the connect hook
+	meta       []byte    // JSON, of the connect hook, for the others
+	expires    time.Time // of the token; zero for never
+	refreshing bool      // the refresh hook is being asked
+	asking     bool      // the reader waits for a hook
+	subs       map[string]*subscription
+	subsExpire time.Time // the first of the subscriptions; zero for never
+	staleAt    int       // ticks
+	pingAt     int
+	pongBy     int // 0 while no pong is owed
+	first      []byte
+	rest       []byte
 
 	ponged atomic.Bool
 }
@@ -173,7 +179,7 @@ func (c *client) handleProtobuf(ctx context.Context, data []byte) *Disconnect {
 // cloned.
 func (c *client) handle(ctx context.Context, cmd *protocol.Command) *Disconnect {
 	if cmd.Connect != nil {
-		return c.connect(cmd)
+		return c.connect(ctx, cmd)
 	}
 	if !c.isConnected() {
 		return badRequest("the first command must be connect")
@@ -199,11 +205,13 @@ func (c *client) handle(ctx context.Context, cmd *protocol.Command) *Disconnect 
 		reply.History, err = c.history(ctx, cmd.History)
 	case cmd.Refresh != nil:
 		reply.Refresh, err = c.refresh(cmd.Refresh)
+	case cmd.Rpc != nil:
+		reply.Rpc, err = c.rpc(ctx, cmd.Rpc)
 	case cmd.Ping != nil:
 		reply.Ping = &protocol.PingResult{}
 	case cmd.Send != nil:
 		return disconnectNotAvailable
-	case cmd.Presence != nil, cmd.PresenceStats != nil, cmd.Rpc != nil, cmd.SubRefresh != nil:
+	case cmd.Presence != nil, cmd.PresenceStats != nil, cmd.SubRefresh != nil:
 		err = ErrNotAvailable
 	default:
 		err = ErrMethodNotFound

@@ -46,6 +46,8 @@ func (d *Disconnect) Error() string { return d.Reason }
 var (
 	disconnectShutdown     = &Disconnect{3001, "shutdown"}
 	disconnectExpired      = &Disconnect{3005, "connection expired"}
+	disconnectSubExpired   = &Disconnect{3006, "subscription expired"}
+	disconnectInsufficient = &Disconnect{3010, "insufficient state"}
 	disconnectSlow         = &Disconnect{3008, "slow"}
 	disconnectNoPong       = &Disconnect{3012, "no pong"}
 	disconnectInvalidToken = &Disconnect{3500, "invalid token"}
@@ -71,4 +73,6 @@ func badRequest(why string) *Disconnect {
 const (
 	unsubscribeInsufficient       = 2500
 	unsubscribeInsufficientReason = "insufficient state"
+	unsubscribeExpired            = 2501
+	unsubscribeExpiredReason      = "expired"
 )

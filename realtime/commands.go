@@ -11,14 +11,20 @@ import (
 )
 
 // connect authenticates the connection.
-func (c *client) connect(cmd *protocol.Command) *Disconnect {
+func (c *client) connect(ctx context.Context, cmd *protocol.Command) *Disconnect {
 	if cmd.Id == 0 {
 		return badRequest("a command needs an id")
 	}
 	if c.isConnected() {
 		return badRequest("connected already")
 	}
-	claims, err := c.authenticate(cmd.Connect.Token)
+	a, err := c.admit(ctx, cmd.Connect)
+	var subs []*subscription
+	result := &protocol.ConnectResult{Client: c.id, Version: c.node.cfg.Version, Ping: pingInterval, Pong: true}
+	if err == nil {
+		c.user, c.headers = a.claims.Subject, c.node.hooks.keep(c.headers, true)
+		subs, result.Subs, err = c.followAll(ctx, a.subs, cmd.Connect.Subs)
+	}
 	var d *Disconnect
 	if errors.As(err, &d) {
 		return d
@@ -27,10 +33,10 @@ func (c *client) connect(cmd *protocol.Command) *Disconnect {
 		c.reply(&protocol.Reply{Id: cmd.Id, Error: c.errorFor(err).reply()})
 		return nil
 	}
-	c.user, c.info = claims.Subject, claims.Info
-	result := &protocol.ConnectResult{Client: c.id, Version: c.node.cfg.Version, Ping: pingInterval, Pong: true}
-	result.Expires, result.Ttl = c.accept(claims)
+	result.Expires, result.Ttl = c.accept(a.claims)
+	result.Data = protocol.Raw(a.data)
 	c.reply(&protocol.Reply{Id: cmd.Id, Connect: result})
+	c.releaseAll(subs)
 	return nil
 }
 
@@ -58,12 +64,16 @@ func (c *client) accept(claims *Claims) (expires bool, ttl uint32) {
 	c.shard.mu.Lock()
 	defer c.shard.mu.Unlock()
 	c.shard.connected(c)
+	c.info = claims.Info
 	c.expires = time.Time{}
 	if claims.ExpiresAt == nil {
 		return false, 0
 	}
 	c.expires = claims.ExpiresAt.Time
-	return true, uint32(max(1, time.Until(c.expires).Seconds()))
+	if c.node.hooks.refresh != nil {
+		return false, 0 // we refresh it ourselves, and the client need not know
+	}
+	return true, ttlOf(c.expires)
 }
 
 // refresh takes a new token for the same user.
@@ -89,14 +99,27 @@ func (c *client) publish(ctx context.Context, req *protocol.PublishRequest) erro
 	if why := checkChannel(channel); why != "" {
 		return ErrBadRequest.With(why)
 	}
+	m := Message{Channel: channel, Data: bytes.Clone(req.Data), Meta: Meta{Info: &Info{User: c.user, Client: c.id, ConnInfo: c.connInfo()}}}
 	o := c.node.cfg.Namespaces.of(channel)
-	allowed := o.AllowPublishForClient || o.AllowPublishForSubscriber && c.isSubscribed(channel)
-	if !allowed || c.user == "" && !o.AllowPublishForAnonymous {
-		return ErrPermissionDenied
+	if o.PublishProxy {
+		if err := c.askPublish(ctx, &m); err != nil {
+			return err
+		}
+	} else {
+		allowed := o.AllowPublishForClient || o.AllowPublishForSubscriber && c.isSubscribed(channel)
+		if !allowed || c.user == "" && !o.AllowPublishForAnonymous {
+			return ErrPermissionDenied
+		}
 	}
-	info := &Info{User: c.user, Client: c.id, ConnInfo: c.info}
-	_, err := c.node.Publish(ctx, Message{Channel: channel, Data: bytes.Clone(req.Data), Meta: Meta{Info: info}})
+	_, err := c.node.Publish(ctx, m)
 	return err
+}
+
+// connInfo is what others are shown of the client.
+func (c *client) connInfo() []byte {
+	c.shard.mu.Lock()
+	defer c.shard.mu.Unlock()
+	return c.info
 }
 
 // history pages through a channel's past. Who may follow the channel may read it.

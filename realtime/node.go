@@ -32,6 +32,7 @@ type Config struct {
 	AllowAnonymous      bool
 	AllowedOrigins      []string // host patterns beside the request's own host
 	Namespaces          *Namespaces
+	Hooks               *Hooks // nil for none
 	MaxConnections      int
 	MaxPublicationBytes int
 	RetentionAge        time.Duration
@@ -50,6 +51,7 @@ type Node struct {
 	listener  *listener
 	drainer   *drainer
 	stats     stats
+	hooks     Hooks
 	// past reads what a subscriber missed: Log.recover, but in the simulation.
 	past func(ctx context.Context, channel string, since Position, upto uint64) ([]Message, error)
 
@@ -74,6 +76,12 @@ func New(cfg Config) (*Node, error) {
 	}
 	n := &Node{cfg: cfg, logger: cfg.Logger, log: NewLog(cfg.Pool), hub: newHub(), health: newHealth(cfg.Pool),
 		id: uuid.NewString(), started: time.Now(), draining: make(chan struct{})}
+	if cfg.Hooks != nil {
+		n.hooks = *cfg.Hooks
+	}
+	if err := n.hooks.check(cfg.Namespaces); err != nil {
+		return nil, fmt.Errorf("realtime: %w", err)
+	}
 	n.past = n.log.recover
 	n.publisher = NewPublisher(n.log)
 	n.drainer = newDrainer(cfg.ListenURL, n.logger)
@@ -107,6 +115,7 @@ func (n *Node) Run(ctx context.Context) error {
 	stopHub()
 	n.endLife()
 	n.clients.Wait()
+	n.hooks.close()
 	return errors.Join(err, shards.Wait())
 }
 
@@ -133,6 +142,7 @@ func (n *Node) dismiss() {
 		for _, c := range n.hub.all() {
 			_ = c.out.Close() // it does not answer our close frame
 		}
+		n.endLife() // nor may a command that is under way keep us
 		<-gone
 	}
 }
@@ -179,7 +189,7 @@ func (n *Node) Check(m *Message) error {
 	if err := check(m, n.cfg.MaxPublicationBytes); err != nil {
 		return err
 	}
-	m.ephemeral = n.cfg.Namespaces.of(m.Channel).Ephemeral
+	m.ephemeral = m.ephemeral || n.cfg.Namespaces.of(m.Channel).Ephemeral
 	if m.ephemeral && len(m.Channel)+len(m.Data)+len(m.Meta.encode()) > maxEphemeral {
 		return ErrLimitExceeded.With(fmt.Sprintf("an ephemeral message is larger than %d bytes", maxEphemeral))
 	}
@@ -270,6 +280,7 @@ func (n *Node) ServeWebSocket(w http.ResponseWriter, r *http.Request) {
 		f = wsProtobuf
 	}
 	c := newClient(n, hj.conn, f)
+	c.headers = n.hooks.keep(r.Header, false)
 	if n.hub.count.Add(1) > int64(n.cfg.MaxConnections) {
 		c.disconnect(disconnectLimit)
 	}

@@ -41,11 +41,15 @@ type channel struct {
 type subscription struct {
 	client  *client
 	channel string
-	from    uint64   // the client has everything up to here
-	live    bool     // false while the past is read from the log
-	held    []*burst // what arrived meanwhile
-	holds   int      // its size, in bytes
-	lost    bool     // what was read or held is not whole: the client must subscribe again
+	info    []byte    // JSON, which others are shown on this channel
+	expires time.Time // zero for never
+	server  bool      // the server's wish, not the client's: the client does not subscribe again by itself
+	asking  bool      // the sub_refresh hook is being asked
+	from    uint64    // the client has everything up to here
+	live    bool      // false while the past is read from the log
+	held    []*burst  // what arrived meanwhile
+	holds   int       // its size, in bytes
+	lost    bool      // what was read or held is not whole: the client must subscribe again
 }
 
 // shard owns a share of the clients. One goroutine hands to them what the log brings, in batches: whatever
@@ -62,6 +66,10 @@ type shard struct {
 	tick     int    // seconds since the start
 
 	touched []*client // owned by run: who has something gathered
+
+	// watch is told of each channel that gets its first subscription here, and loses its last. Fixed; nil for
+	// nobody. The caller holds mu.
+	watch func(channel string, here bool)
 }
 
 func newShard() *shard {
@@ -201,7 +209,11 @@ func (s *shard) invalidate(survived uint64) {
 			if max(sub.from, ch.last) <= survived {
 				continue
 			}
-			if sub.lost = true; sub.live {
+			sub.lost = true
+			switch {
+			case sub.server:
+				sub.client.disconnect(disconnectInsufficient)
+			case sub.live:
 				sub.client.send(sub.client.format.encode(unsubscribed(name, unsubscribeInsufficient, unsubscribeInsufficientReason)))
 				s.unsubscribe(sub)
 			}
@@ -216,6 +228,9 @@ func (s *shard) subscribe(sub *subscription) {
 	if ch == nil {
 		ch = &channel{subs: map[*subscription]struct{}{}}
 		s.channels[sub.channel] = ch
+		if s.watch != nil {
+			s.watch(sub.channel, true)
+		}
 	}
 	ch.subs[sub] = struct{}{}
 	sub.client.subs[sub.channel] = sub
@@ -229,6 +244,9 @@ func (s *shard) unsubscribe(sub *subscription) {
 	if ch := s.channels[sub.channel]; ch != nil {
 		if delete(ch.subs, sub); len(ch.subs) == 0 {
 			delete(s.channels, sub.channel)
+			if s.watch != nil {
+				s.watch(sub.channel, false)
+			}
 		}
 	}
 }
@@ -279,11 +297,13 @@ func (s *shard) beat(now time.Time) {
 			if s.tick >= c.staleAt {
 				c.disconnect(disconnectStale)
 			}
+		case c.refreshDue(now):
+			c.startRefresh()
 		case !c.expires.IsZero() && now.After(c.expires.Add(expiredLeeway*time.Second)):
 			c.disconnect(disconnectExpired)
 		case c.pongBy != 0 && c.ponged.Load():
 			c.pongBy = 0
-		case c.pongBy != 0 && s.tick >= c.pongBy:
+		case c.pongBy != 0 && s.tick >= c.pongBy && !c.asking:
 			c.disconnect(disconnectNoPong)
 		}
 		if c.connected && s.tick >= c.pingAt {
@@ -291,6 +311,9 @@ func (s *shard) beat(now time.Time) {
 			c.pongBy = s.tick + pongTimeout
 			c.ponged.Store(false)
 			c.send(pings[c.format])
+		}
+		if !c.subsExpire.IsZero() && now.After(c.subsExpire) {
+			c.expireSubs(now)
 		}
 	}
 }

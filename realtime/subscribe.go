@@ -16,6 +16,10 @@ const maxChannelsPerClient = 1000
 // joined; then the reply, what was held, and from there on everything as it comes.
 func (c *client) subscribe(ctx context.Context, cmd *protocol.Command) *Disconnect {
 	result, sub, err := c.join(ctx, cmd.Subscribe)
+	var d *Disconnect
+	if errors.As(err, &d) {
+		return d
+	}
 	if err != nil {
 		c.reply(&protocol.Reply{Id: cmd.Id, Error: c.errorFor(err).reply()})
 		return nil
@@ -35,24 +39,33 @@ func (c *client) subscribe(ctx context.Context, cmd *protocol.Command) *Disconne
 	return nil
 }
 
-// join adds the subscription and reads its past.
+// join adds the subscription that the client asks for, if it may have it, and reads its past.
 func (c *client) join(ctx context.Context, req *protocol.SubscribeRequest) (*protocol.SubscribeResult, *subscription, error) {
 	channel := strings.Clone(req.Channel)
 	if why := checkChannel(channel); why != "" {
 		return nil, nil, ErrBadRequest.With(why)
 	}
-	o := c.node.cfg.Namespaces.of(channel)
-	if !c.maySubscribe(channel, o) {
-		return nil, nil, ErrPermissionDenied
-	}
-	sub, at, err := c.register(channel)
+	g, err := c.mayJoin(ctx, channel, req)
 	if err != nil {
 		return nil, nil, err
 	}
-	if o.Ephemeral || !o.Recovery {
-		return &protocol.SubscribeResult{}, sub, nil
+	return c.follow(ctx, channel, req, g)
+}
+
+// follow adds a subscription that was granted and reads its past.
+func (c *client) follow(ctx context.Context, channel string, req *protocol.SubscribeRequest, g *grant) (*protocol.SubscribeResult, *subscription, error) {
+	sub, at, err := c.register(channel, g)
+	if err != nil {
+		return nil, nil, err
 	}
-	r := &protocol.SubscribeResult{Recoverable: true, Positioned: true, Epoch: at.Epoch, Offset: at.Offset}
+	r := &protocol.SubscribeResult{Data: protocol.Raw(g.data)}
+	if r.Expires = !g.expires.IsZero() && c.node.hooks.subRefresh == nil; r.Expires {
+		r.Ttl = ttlOf(g.expires)
+	}
+	if g.options.Ephemeral || !g.options.Recovery {
+		return r, sub, nil
+	}
+	r.Recoverable, r.Positioned, r.Epoch, r.Offset = true, true, at.Epoch, at.Offset
 	if !req.Recover {
 		return r, sub, nil
 	}
@@ -87,7 +100,7 @@ func (c *client) join(ctx context.Context, req *protocol.SubscribeRequest) (*pro
 }
 
 // register adds a subscription that holds back what comes, and returns the position that it begins at.
-func (c *client) register(channel string) (*subscription, Position, error) {
+func (c *client) register(channel string, g *grant) (*subscription, Position, error) {
 	s := c.shard
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -99,8 +112,9 @@ func (c *client) register(channel string) (*subscription, Position, error) {
 	case len(c.subs) >= maxChannelsPerClient:
 		return nil, Position{}, ErrLimitExceeded.With("too many channels on one connection")
 	}
-	sub := &subscription{client: c, channel: channel, from: s.at}
+	sub := &subscription{client: c, channel: channel, from: s.at, info: g.info, expires: g.expires, server: g.server}
 	s.subscribe(sub)
+	c.expireWith(sub)
 	return sub, Position{Offset: s.at, Epoch: s.epoch}, nil
 }
 
@@ -120,3 +134,6 @@ func (c *client) maySubscribe(channel string, o ChannelOptions) bool {
 	}
 	return true
 }
+
+// isLimited says whether a channel's name says who may subscribe to it.
+func isLimited(channel string) bool { return strings.Contains(channel, "#") }

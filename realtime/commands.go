@@ -35,6 +35,7 @@ func (c *client) connect(ctx context.Context, cmd *protocol.Command) *Disconnect
 	}
 	result.Expires, result.Ttl = c.accept(a.claims)
 	result.Data = protocol.Raw(a.data)
+	c.node.webhooks.connected(c)
 	c.reply(&protocol.Reply{Id: cmd.Id, Connect: result})
 	c.releaseAll(subs)
 	return nil

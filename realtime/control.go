@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // control is what one replica tells all, itself included, through NOTIFY: commands that concern connections,
@@ -19,10 +21,22 @@ type control struct {
 	Reason  string `json:"reason,omitempty"`
 }
 
-const opDisconnect = "disconnect"
+// execer is the pool, or a transaction.
+type execer interface {
+	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
+}
+
+const (
+	opDisconnect = "disconnect"
+	opWebhooks   = "webhooks"  // something is queued for the webhooks
+	opOccupancy  = "occupancy" // a replica has channels with webhooks now, or is leaving
+)
 
 // tell sends a control to every replica.
-func (n *Node) tell(ctx context.Context, c control) error {
+func (n *Node) tell(ctx context.Context, c control) error { return tellIn(ctx, n.cfg.Pool, c) }
+
+// tellIn sends a control to every replica if and when q's transaction commits.
+func tellIn(ctx context.Context, q execer, c control) error {
 	b, err := json.Marshal(c)
 	if err != nil {
 		return fmt.Errorf("encode a control: %w", err)
@@ -30,7 +44,7 @@ func (n *Node) tell(ctx context.Context, c control) error {
 	if len(b)+len(kindControl) > maxPayload {
 		return ErrLimitExceeded.With("the command is too large to be passed on")
 	}
-	if _, err = n.cfg.Pool.Exec(ctx, "SELECT pg_notify($1, $2)", notifyLog, kindControl+string(b)); err != nil {
+	if _, err = q.Exec(ctx, "SELECT pg_notify($1, $2)", notifyLog, kindControl+string(b)); err != nil {
 		return fmt.Errorf("tell the replicas: %w", err)
 	}
 	return nil
@@ -48,6 +62,10 @@ func (n *Node) handleControl(body []byte) {
 		for _, client := range n.hub.clientsOf(c.User, c.Client) {
 			client.disconnect(&Disconnect{Code: c.Code, Reason: c.Reason})
 		}
+	case opWebhooks:
+		n.webhooks.queued()
+	case opOccupancy:
+		n.webhooks.told()
 	default:
 		n.logger.Debug("a control of another version was ignored", "op", c.Op)
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/centrifugal/protocol"
@@ -47,11 +48,11 @@ func (f *flag) set(option *bool) {
 	}
 }
 
-// mayJoin decides whether the client may subscribe to a channel: the name of a "#" channel does, or the
-// subscribe hook where the namespace has it, or the namespace's options.
+// mayJoin decides whether the client may subscribe to a channel: the subscribe hook does where the namespace
+// has it, but for channels that need a token ("$") or name their users ("#"); else the namespace's options.
 func (c *client) mayJoin(ctx context.Context, channel string, req *protocol.SubscribeRequest) (*grant, error) {
 	o := c.node.cfg.Namespaces.of(channel)
-	if !o.SubscribeProxy || isLimited(channel) {
+	if !o.SubscribeProxy || strings.HasPrefix(channel, "$") || strings.Contains(channel, "#") {
 		if !c.maySubscribe(channel, o) {
 			return nil, ErrPermissionDenied
 		}
@@ -62,7 +63,7 @@ func (c *client) mayJoin(ctx context.Context, channel string, req *protocol.Subs
 		return nil, err
 	}
 	h := c.node.hooks.subscribe
-	result, err := ask[subscribeReply](ctx, c, h, hookRequest{User: c.user, Channel: channel, Data: data})
+	result, err := ask[subscribeReply](ctx, c, h, hookRequest{User: &c.user, Channel: channel, Data: data})
 	if err != nil {
 		return nil, err
 	}

@@ -23,7 +23,7 @@ type hookRequest struct {
 	Protocol  string `json:"protocol"`
 	Encoding  string `json:"encoding"`
 
-	User    string          `json:"user,omitempty"`
+	User    *string         `json:"user,omitempty"` // all but connect
 	Channel string          `json:"channel,omitempty"`
 	Method  string          `json:"method,omitempty"`
 	Data    json.RawMessage `json:"data,omitempty"`

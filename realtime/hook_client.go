@@ -143,7 +143,7 @@ func (c *client) askPublish(ctx context.Context, m *Message) error {
 		return err
 	}
 	h := c.node.hooks.publish
-	result, err := ask[publishResult](ctx, c, h, hookRequest{User: c.user, Channel: m.Channel, Data: m.Data})
+	result, err := ask[publishResult](ctx, c, h, hookRequest{User: &c.user, Channel: m.Channel, Data: m.Data})
 	if err != nil || result == nil {
 		return err
 	}
@@ -181,7 +181,7 @@ func (c *client) rpc(ctx context.Context, req *protocol.RPCRequest) (*protocol.R
 	if err != nil {
 		return nil, err
 	}
-	result, err := ask[rpcResult](ctx, c, h, hookRequest{User: c.user, Method: strings.ToValidUTF8(req.Method, ""), Data: data})
+	result, err := ask[rpcResult](ctx, c, h, hookRequest{User: &c.user, Method: strings.ToValidUTF8(req.Method, ""), Data: data})
 	if err != nil || result == nil {
 		return &protocol.RPCResult{}, err
 	}

@@ -70,7 +70,7 @@ func (c *client) startRefresh() {
 	c.node.clients.Add(1) // the client is in its shard, so it counts itself, and this is not the first
 	go func() {
 		defer c.node.clients.Done()
-		r := c.renew(c.node.hooks.refresh, hookRequest{User: c.user})
+		r := c.renew(c.node.hooks.refresh, hookRequest{User: &c.user})
 		c.shard.mu.Lock()
 		defer c.shard.mu.Unlock()
 		c.refreshing = false
@@ -139,7 +139,7 @@ func (c *client) startSubRefresh(h *hook, sub *subscription) {
 	c.node.clients.Add(1) // as in startRefresh
 	go func() {
 		defer c.node.clients.Done()
-		r := c.renew(h, hookRequest{User: c.user, Channel: sub.channel})
+		r := c.renew(h, hookRequest{User: &c.user, Channel: sub.channel})
 		c.shard.mu.Lock()
 		defer c.shard.mu.Unlock()
 		sub.asking = false

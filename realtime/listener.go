@@ -35,14 +35,15 @@ const (
 // listener owns the one connection through which everything reaches this replica, also what it published
 // itself, so that every client everywhere sees one order.
 type listener struct {
-	url      string // must reach the server itself: a pooler in transaction mode swallows LISTEN
-	logger   *slog.Logger
-	follower *follower
-	health   *health
-	bell     func() // somebody published from SQL, or may have while we were away
-	out      *hub
-	control  func(body []byte) // what another replica, or this one, told all
-	conn     *pgx.Conn
+	url       string // must reach the server itself: a pooler in transaction mode swallows LISTEN
+	logger    *slog.Logger
+	follower  *follower
+	health    *health
+	bell      func() // somebody published from SQL, or may have while we were away
+	out       *hub
+	connected func()            // nothing that came while we were away was heard
+	control   func(body []byte) // what another replica, or this one, told all
+	conn      *pgx.Conn
 }
 
 // run listens until ctx ends, reconnecting for ever.
@@ -87,6 +88,7 @@ func (l *listener) session(ctx context.Context) (connected bool, err error) {
 	}
 	l.health.connected()
 	l.bell()
+	l.connected()
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return l.follow(ctx) })
 	g.Go(func() error {

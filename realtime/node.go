@@ -33,6 +33,8 @@ type Config struct {
 	AllowedOrigins      []string // host patterns beside the request's own host
 	Namespaces          *Namespaces
 	Hooks               *Hooks // nil for none
+	WebhookURL          string // where events are sent; "" for nowhere
+	WebhookSecret       string // that they are signed with
 	MaxConnections      int
 	MaxPublicationBytes int
 	RetentionAge        time.Duration
@@ -52,6 +54,7 @@ type Node struct {
 	drainer   *drainer
 	stats     stats
 	hooks     Hooks
+	webhooks  *webhooks // nil for none
 	// past reads what a subscriber missed: Log.recover, but in the simulation.
 	past func(ctx context.Context, channel string, since Position, upto uint64) ([]Message, error)
 
@@ -82,10 +85,17 @@ func New(cfg Config) (*Node, error) {
 	if err := n.hooks.check(cfg.Namespaces); err != nil {
 		return nil, fmt.Errorf("realtime: %w", err)
 	}
+	if err := checkWebhooks(cfg); err != nil {
+		return nil, err
+	}
+	var err error
+	if n.webhooks, err = newWebhooks(n); err != nil {
+		return nil, err
+	}
 	n.past = n.log.recover
 	n.publisher = NewPublisher(n.log)
 	n.drainer = newDrainer(cfg.ListenURL, n.logger)
-	n.listener = &listener{url: cfg.ListenURL, logger: n.logger, health: n.health, bell: n.drainer.ring, out: n.hub, control: n.handleControl}
+	n.listener = &listener{url: cfg.ListenURL, logger: n.logger, health: n.health, bell: n.drainer.ring, out: n.hub, control: n.handleControl, connected: n.webhooks.reconnected}
 	n.listener.follower = &follower{log: n.listener, out: n.hub}
 	n.life, n.endLife = context.WithCancel(context.Background())
 	return n, nil
@@ -104,6 +114,7 @@ func (n *Node) Run(ctx context.Context) error {
 	feeds.Go(func() error { return n.drainer.run(feed) })
 	feeds.Go(func() error { return n.publisher.Run(feed) })
 	feeds.Go(func() error { return n.maintain(feed) })
+	feeds.Go(func() error { return n.webhooks.run(feed) })
 
 	<-ctx.Done()
 	n.accepting.Lock()

@@ -269,6 +269,9 @@ func (s *shard) remove(c *client) {
 		s.unsubscribe(sub)
 	}
 	delete(s.clients, c)
+	if c.connected {
+		c.node.webhooks.disconnected(c)
+	}
 	if s.users[c.user] != nil {
 		if delete(s.users[c.user], c); len(s.users[c.user]) == 0 {
 			delete(s.users, c.user)

@@ -134,6 +134,3 @@ func (c *client) maySubscribe(channel string, o ChannelOptions) bool {
 	}
 	return true
 }
-
-// isLimited says whether a channel's name says who may subscribe to it.
-func isLimited(channel string) bool { return strings.Contains(channel, "#") }

@@ -52,6 +52,11 @@ func newApp(cfg appConfig) (*app, error) {
 		return nil, config.Mistakes{{Variable: "FORGEWIRE_NAMESPACES", Problem: err.Error(),
 			Example: `{"namespaces":[{"name":"chat","allow_publish_for_subscriber":true}]}`}}
 	}
+	hooks, err := realtime.ParseHooks(cfg.Hooks.Reveal())
+	if err != nil {
+		return nil, config.Mistakes{{Variable: "FORGEWIRE_HOOKS", Problem: err.Error(),
+			Example: `{"connect":{"endpoint":"http://localhost:3000/connect","http_headers":["Cookie"]}}`}}
+	}
 	pool, err := db.NewPool(context.Background(), db.PoolConfig{URL: cfg.DatabaseURL.Reveal()})
 	if err != nil {
 		return nil, err
@@ -65,6 +70,9 @@ func newApp(cfg appConfig) (*app, error) {
 		AllowAnonymous:      cfg.AllowAnonymous,
 		AllowedOrigins:      cfg.AllowedOrigins,
 		Namespaces:          namespaces,
+		Hooks:               hooks,
+		WebhookURL:          cfg.WebhookURL.Reveal(),
+		WebhookSecret:       cfg.WebhookSecret.Reveal(),
 		MaxConnections:      cfg.MaxConnections,
 		MaxPublicationBytes: cfg.MaxPublicationBytes,
 		RetentionAge:        cfg.RetentionAge,

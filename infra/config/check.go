@@ -43,6 +43,10 @@ func (v Variable) checkSecret(value, given string) string {
 		return checkPostgres(value)
 	case "VALKEY_URL":
 		return checkValkey(value)
+	case "FORGEWIRE_HOOKS":
+		return "" // whoever parses it knows more
+	case "FORGEWIRE_WEBHOOK_URL":
+		return checkWebhook(value)
 	case "FORGEWIRE_API_KEY":
 		// It travels in a header.
 		if i := strings.IndexFunc(given, func(r rune) bool { return r <= ' ' || r > '~' }); i >= 0 {
@@ -127,6 +131,14 @@ func checkValkey(text string) string {
 		}
 	default:
 		return "must begin with redis://, rediss:// (TLS), valkey://, valkeys:// (TLS) or unix://"
+	}
+	return ""
+}
+
+func checkWebhook(text string) string {
+	u, err := url.Parse(text)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || u.Fragment != "" {
+		return "is not an http:// or https:// URL"
 	}
 	return ""
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/http"
 	"net/textproto"
 	"net/url"
@@ -67,7 +68,10 @@ func ParseHooks(text string) (*Hooks, error) {
 	}
 	if data[0] != '{' {
 		var err error
-		if data, err = os.ReadFile(string(data)); err != nil {
+		var path *fs.PathError
+		if data, err = os.ReadFile(string(data)); errors.As(err, &path) {
+			return nil, fmt.Errorf("hooks: neither JSON nor the path of a file that can be read: %w", path.Err)
+		} else if err != nil {
 			return nil, fmt.Errorf("read the hooks: %w", err)
 		}
 	}

@@ -36,6 +36,7 @@ type client struct {
 	expires    time.Time // of the token; zero for never
 	refreshing bool      // the refresh hook is being asked
 	asking     bool      // the reader waits for a hook
+	waited     bool      // it was given the connect hook's time, beside its own, to connect
 	subs       map[string]*subscription
 	subsExpire time.Time // the first of the subscriptions; zero for never
 	staleAt    int       // ticks

@@ -22,7 +22,7 @@ func (c *client) connect(ctx context.Context, cmd *protocol.Command) *Disconnect
 	var subs []*subscription
 	result := &protocol.ConnectResult{Client: c.id, Version: c.node.cfg.Version, Ping: pingInterval, Pong: true}
 	if err == nil {
-		c.user, c.headers = a.claims.Subject, c.node.hooks.keep(c.headers, true)
+		c.user = a.claims.Subject
 		subs, result.Subs, err = c.followAll(ctx, a.subs, cmd.Connect.Subs)
 	}
 	var d *Disconnect
@@ -35,6 +35,7 @@ func (c *client) connect(ctx context.Context, cmd *protocol.Command) *Disconnect
 	}
 	result.Expires, result.Ttl = c.accept(a.claims)
 	result.Data = protocol.Raw(a.data)
+	c.headers = c.node.hooks.keep(c.headers, true)
 	c.node.webhooks.connected(c)
 	c.reply(&protocol.Reply{Id: cmd.Id, Connect: result})
 	c.releaseAll(subs)
@@ -65,7 +66,9 @@ func (c *client) accept(claims *Claims) (expires bool, ttl uint32) {
 	c.shard.mu.Lock()
 	defer c.shard.mu.Unlock()
 	c.shard.connected(c)
-	c.info = claims.Info
+	if claims.Info != nil {
+		c.info = claims.Info
+	}
 	c.expires = time.Time{}
 	if claims.ExpiresAt == nil {
 		return false, 0

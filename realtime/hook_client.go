@@ -45,9 +45,7 @@ func (c *client) admit(ctx context.Context, req *protocol.ConnectRequest) (*admi
 	if err != nil {
 		return nil, err
 	}
-	c.shard.mu.Lock()
-	c.staleAt += int(h.timeout.Seconds()) // it has said connect in time; the hook takes its own
-	c.shard.mu.Unlock()
+	c.waitForHook(h)
 	result, err := ask[connectResult](ctx, c, h, hookRequest{Data: data, Name: req.Name, Version: req.Version,
 		Channels: slices.Sorted(maps.Keys(req.Subs))})
 	if err != nil {
@@ -65,6 +63,17 @@ func (c *client) admit(ctx context.Context, req *protocol.ConnectRequest) (*admi
 		return nil, disconnectExpired
 	}
 	return a, nil
+}
+
+// waitForHook gives a client that has said connect in time the time that the hook takes: once, or one that goes
+// on asking would never be stale.
+func (c *client) waitForHook(h *hook) {
+	c.shard.mu.Lock()
+	defer c.shard.mu.Unlock()
+	if !c.waited {
+		c.waited = true
+		c.staleAt += int(h.timeout.Seconds())
+	}
 }
 
 // admitted reads the connect hook's result.

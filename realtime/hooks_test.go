@@ -62,7 +62,7 @@ func talk(t testing.TB, address string, header http.Header) *talker {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
-	ws, _, err := websocket.Dial(ctx, address, &websocket.DialOptions{HTTPHeader: header})
+	ws, _, err := websocket.Dial(ctx, address, &websocket.DialOptions{HTTPHeader: header}) //nolint:bodyclose // websocket closes it
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -389,9 +389,18 @@ func TestHookResultsAreUsed(t *testing.T) {
 	// It comes back to what it began with, and recovers what it missed there.
 	_ = k.ws.CloseNow()
 	at := r.Subs["open:1"]
-	if _, err := n.Publish(t.Context(), Message{Channel: "open:1", Data: []byte(`"missed"`)}); err != nil {
-		t.Fatal(err)
-	}
+	missed := must(n.Publish(t.Context(), Message{Channel: "open:1", Data: []byte(`"missed"`)}))
+	eventually(t, 5*time.Second, "it arrives", func() bool {
+		for _, s := range n.hub.shards {
+			s.mu.Lock()
+			at := s.at
+			s.mu.Unlock()
+			if at < missed[0].Offset {
+				return false
+			}
+		}
+		return true
+	})
 	k = talk(t, address, nil)
 	got = k.ask(fmt.Sprintf(`{"id":1,"connect":{"subs":{"open:1":{"recover":true,"epoch":%q,"offset":%d}}}}`, at.Epoch, at.Offset))
 	if !strings.Contains(got, `"missed"`) || !strings.Contains(got, `"recovered":true`) {
@@ -550,7 +559,7 @@ func TestSlowHookIsNoDeadClient(t *testing.T) {
 	if out.ended != nil {
 		t.Fatalf("just after: %v", out.ended)
 	}
-	for range pongTimeout {
+	for range 2 * pongTimeout { // another ping may begin meanwhile
 		s.beat(time.Now())
 	}
 	if out.ended != disconnectNoPong {

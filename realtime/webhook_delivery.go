@@ -106,7 +106,7 @@ func (d *delivery) run(ctx context.Context) error {
 		for {
 			err := d.session(ctx)
 			if ctx.Err() != nil {
-				return nil //nolint:nilerr // stopped, which is no failure
+				return nil
 			}
 			if err == nil {
 				break
@@ -168,7 +168,7 @@ func (d *delivery) waiting(ctx context.Context) (waiting bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, recordTimeout)
 	defer cancel()
 	err = d.pool.QueryRow(ctx, `SELECT EXISTS (SELECT FROM forgewire.river_job
-		WHERE state IN ('available', 'pending', 'retryable', 'running', 'scheduled'))`).Scan(&waiting)
+		WHERE state IN ('available', 'pending', 'retryable', 'running', 'scheduled') AND queue = $1)`, deliveryQueue).Scan(&waiting)
 	if err != nil {
 		return false, fmt.Errorf("look into the webhooks' queue: %w", err)
 	}

@@ -372,3 +372,6 @@ func freePort(t testing.TB) int {
 		}
 	}
 }
+
+// drainerAwake asks for the drainer's flag: it says awake if it is its sequence's own oid.
+const drainerAwake = "SELECT last_value = 'forgewire.awake'::regclass::oid::bigint FROM forgewire.awake"

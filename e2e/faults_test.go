@@ -365,7 +365,7 @@ func TestDrainingReplicaDies(t *testing.T) {
 	conn := dial(t, c.url)
 	awake := func() bool {
 		var up bool
-		if err := conn.QueryRow(t.Context(), "SELECT last_value = 2 FROM forgewire.awake").Scan(&up); err != nil {
+		if err := conn.QueryRow(t.Context(), drainerAwake).Scan(&up); err != nil {
 			t.Fatal(err)
 		}
 		return up
@@ -394,6 +394,7 @@ func TestDrainingReplicaDies(t *testing.T) {
 			_, _ = book.insert(t.Context(), conn, "room:1") // written down
 		}
 	}()
+	t.Cleanup(func() { stop(); <-done }) // before the connection is closed
 	s.waitCount("room:1", message, 100, 20*time.Second)
 	who := query[string](t, c.url, `SELECT coalesce(max(a.usename), 'nobody') FROM pg_locks l JOIN pg_stat_activity a USING (pid)
 		WHERE a.datname = current_database() AND l.locktype = 'advisory' AND l.objid = 2 AND l.granted`)

@@ -151,21 +151,6 @@ func mustPath(t testing.TB, address string) string {
 	return u.Path
 }
 
-// withOptions adds parameters to a database's URL.
-func withOptions(t testing.TB, databaseURL string, pairs ...string) string {
-	t.Helper()
-	u, err := url.Parse(databaseURL)
-	if err != nil {
-		t.Fatal(err)
-	}
-	q := u.Query()
-	for i := 0; i < len(pairs); i += 2 {
-		q.Set(pairs[i], pairs[i+1])
-	}
-	u.RawQuery = q.Encode()
-	return u.String()
-}
-
 // dial connects to a database until the test ends.
 func dial(t testing.TB, databaseURL string) *pgx.Conn {
 	t.Helper()

@@ -4,6 +4,9 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -122,17 +125,15 @@ func (c *rawClient) next(within time.Duration) (reply, websocket.StatusCode, err
 // ask sends a command and returns its reply, or the code with which the server closed.
 func (c *rawClient) ask(command string) (reply, websocket.StatusCode) {
 	c.t.Helper()
-	var sent struct {
-		ID int `json:"id"`
-	}
-	_ = json.Unmarshal([]byte(command), &sent) // what is no command has no id
+	id := 0
+	_, _ = fmt.Sscanf(command, `{"id":%d,`, &id) // what is no command has none
 	c.send(text, []byte(command))
 	for {
 		r, code, err := c.next(10 * time.Second)
 		if err != nil {
 			c.t.Fatalf("waiting for the answer to %.200q: %v", command, err)
 		}
-		if code != 0 || r.ID == sent.ID && r.Push == nil {
+		if code != 0 || r.ID == id && r.Push == nil {
 			return r, code
 		}
 	}
@@ -174,4 +175,16 @@ func newCommand(ctx context.Context, t testing.TB, c *cluster, args ...string) *
 		}
 	})
 	return bufio.NewReader(out)
+}
+
+// signed makes a token (HS256), as an application's own code would.
+func signed(secret string, claims map[string]any) string {
+	part := func(v any) string {
+		b, _ := json.Marshal(v) // maps of plain values
+		return base64.RawURLEncoding.EncodeToString(b)
+	}
+	head := part(map[string]string{"alg": "HS256", "typ": "JWT"}) + "." + part(claims)
+	mac := hmac.New(sha256.New, []byte(secret))
+	mac.Write([]byte(head))
+	return head + "." + base64.RawURLEncoding.EncodeToString(mac.Sum(nil))
 }

@@ -26,7 +26,6 @@ type subscriber struct {
 	conn     net.Conn   // the connection of now
 	seen     map[string][]sighting
 	has      map[string]map[string]bool // channel, id
-	pushed   []string                   // "channel code" of each unsubscribe push that asked to subscribe again
 	closes   []uint32                   // the code with which each connection ended
 	errors   []string
 }
@@ -123,13 +122,6 @@ func (s *subscriber) follow(channel string) {
 	})
 	sub.OnPublication(func(e centrifuge.PublicationEvent) {
 		s.saw(channel, sighting{kind: message, offset: e.Offset, id: idOf(e.Data)})
-	})
-	sub.OnSubscribing(func(e centrifuge.SubscribingEvent) {
-		if e.Code >= 2500 {
-			s.mu.Lock()
-			defer s.mu.Unlock()
-			s.pushed = append(s.pushed, fmt.Sprintf("%s %d", channel, e.Code))
-		}
 	})
 	sub.OnUnsubscribed(func(e centrifuge.UnsubscribedEvent) {
 		if e.Code >= 100 {
@@ -268,13 +260,6 @@ func (s *subscriber) away() {
 	if err := s.client.Disconnect(); err != nil {
 		s.t.Fatal(err)
 	}
-}
-
-// pushes counts the pushes that asked it to subscribe again.
-func (s *subscriber) pushes() []string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return slices.Clone(s.pushed)
 }
 
 func (s *subscriber) histories() (all []history) {

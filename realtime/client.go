@@ -46,6 +46,7 @@ type client struct {
 	rest       []byte
 
 	ponged atomic.Bool
+	ended  atomic.Bool // it was told to go: what it still sends is not carried out
 }
 
 // transport is how bytes reach a client.
@@ -82,6 +83,7 @@ func (c *client) sendReply(frame []byte) {
 }
 
 func (c *client) disconnect(d *Disconnect) {
+	c.ended.Store(true)
 	if c.out.disconnect(d) {
 		c.node.stats.disconnects.add(d)
 	}
@@ -104,7 +106,7 @@ func (c *client) read(ctx context.Context, ws *websocket.Conn) {
 		if _, err = b.ReadFrom(r); err != nil {
 			return
 		}
-		if bytes.Equal(b.Bytes(), pong) || c.format == wsProtobuf && b.Len() == 1 && b.Bytes()[0] == 0 {
+		if c.ended.Load() || bytes.Equal(b.Bytes(), pong) || c.format == wsProtobuf && b.Len() == 1 && b.Bytes()[0] == 0 {
 			c.ponged.Store(true)
 			buffers.Put(b)
 			continue
@@ -152,7 +154,7 @@ func (c *client) handleJSON(ctx context.Context, data []byte) (d *Disconnect) {
 		if err != nil && !errors.Is(err, io.EOF) || cmd == nil {
 			return badRequest("not a JSON command")
 		}
-		if d = c.handle(ctx, cmd); d != nil {
+		if d = c.handle(ctx, cmd); d != nil || c.ended.Load() {
 			return d
 		}
 	}
@@ -167,7 +169,7 @@ func (c *client) handleProtobuf(ctx context.Context, data []byte) *Disconnect {
 		if err != nil && !errors.Is(err, io.EOF) || cmd == nil {
 			return badRequest("not a Protobuf command")
 		}
-		if d := c.handle(ctx, cmd); d != nil {
+		if d := c.handle(ctx, cmd); d != nil || c.ended.Load() {
 			return d
 		}
 		if err != nil {

@@ -88,7 +88,7 @@ func (c *conn) write(b []byte) error {
 	if !c.draining && c.raw != nil {
 		n, err := c.writeNow(b)
 		if err != nil {
-			c.err = err
+			c.fail(err)
 			return err
 		}
 		c.begun = restOfFrame(b, n)
@@ -153,11 +153,19 @@ func (c *conn) drain() {
 		_, err := c.Conn.Write(b)
 		c.mu.Lock()
 		if err != nil {
-			c.err = err
-			_ = c.Conn.Close() // the reader notices and cleans up
+			c.fail(err)
 		}
 	}
 	c.draining = false
+	if !c.closing {
+		_ = c.SetWriteDeadline(time.Time{}) // writeNow would be bound by it too
+	}
+}
+
+// fail ends the connection after a write error: the reader notices and cleans up. The caller holds mu.
+func (c *conn) fail(err error) {
+	c.err = err
+	_ = c.Conn.Close() // it is broken anyway
 }
 
 // disconnect sends a close frame after the frame that has begun, in place of all that still waits, and gives

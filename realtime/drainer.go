@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 )
 
@@ -21,9 +22,15 @@ const (
 	nothingSeen    = "3:3:" // a snapshot that saw nothing
 	advisorySpace  = 1181444979
 	advisoryDrain  = 2
-	flagAsleep     = 1
-	flagAwake      = 2
+	flagAsleep     = 1 // anything but the oid that isAwake names
 	drainErrorWait = 2 * time.Second
+)
+
+// SQL that reads and sets the flag: it says awake if it is its sequence's own oid.
+const (
+	isAwake  = "last_value = 'forgewire.awake'::regclass::oid::bigint"
+	setAwake = "SELECT setval('forgewire.awake', 'forgewire.awake'::regclass::oid::bigint), pg_notify($1, $2)"
+	setSleep = "SELECT setval('forgewire.awake', $1)"
 )
 
 // drainer moves what was published from SQL out of the outbox into the log. Every replica has one; an
@@ -31,20 +38,25 @@ const (
 // every few milliseconds and the bell stays silent, since a NOTIFY makes commits wait for each other.
 type drainer struct {
 	url    string // must reach the server itself: the lock belongs to the session
+	id     string // by which it knows its own bells
 	logger *slog.Logger
 	rung   chan struct{} // capacity 1: rung since the drainer last began a look
 
 	// Owned by run.
-	conn *pgx.Conn
-	seen string // the snapshot up to which everything was drained
+	conn   *pgx.Conn
+	outbox uint32 // the table's oid: a restored dump has another
+	seen   string // the snapshot up to which everything was drained
 }
 
 func newDrainer(url string, logger *slog.Logger) *drainer {
-	return &drainer{url: url, logger: logger, rung: make(chan struct{}, 1), seen: nothingSeen}
+	return &drainer{url: url, id: uuid.NewString(), logger: logger, rung: make(chan struct{}, 1), seen: nothingSeen}
 }
 
-// ring wakes the drainer. It never blocks.
-func (d *drainer) ring() {
+// ring wakes the drainer, unless it is its own bell. It never blocks.
+func (d *drainer) ring(from string) {
+	if from == d.id {
+		return
+	}
 	select {
 	case d.rung <- struct{}{}:
 	default:
@@ -115,14 +127,18 @@ func (d *drainer) awake(ctx context.Context) error {
 func (d *drainer) takeLock(ctx context.Context) (settled bool, err error) {
 	for wait := 20 * time.Millisecond; ; wait = min(2*wait, lockRetry) {
 		var mine, up bool
+		var outbox uint32
 		err := d.query(ctx, func(ctx context.Context) error {
-			return d.conn.QueryRow(ctx, "SELECT pg_try_advisory_lock($1, $2), last_value = $3 FROM forgewire.awake",
-				advisorySpace, advisoryDrain, flagAwake).Scan(&mine, &up)
+			return d.conn.QueryRow(ctx, "SELECT pg_try_advisory_lock($1, $2), "+isAwake+", 'forgewire.outbox'::regclass::oid FROM forgewire.awake",
+				advisorySpace, advisoryDrain).Scan(&mine, &up, &outbox)
 		})
 		if err != nil {
 			return false, fmt.Errorf("take the drain lock: %w", err)
 		}
 		if mine {
+			if d.outbox != outbox {
+				d.outbox, d.seen = outbox, nothingSeen
+			}
 			return settled && !up, nil
 		}
 		// The holder hears our bell too. It may die: then nobody would ring, as the flag says awake.
@@ -141,7 +157,8 @@ func (d *drainer) work(ctx context.Context, settled bool) error {
 				return err
 			}
 		}
-		if err := d.setFlag(ctx, flagAwake); err != nil {
+		// The bell goes to the other drainers: while the flag says awake they wait for the lock, as this one may die.
+		if err := d.setFlag(ctx, setAwake, notifyBell, d.id); err != nil {
 			return err
 		}
 		for empty := 0; empty < emptyLooks; empty++ {
@@ -167,7 +184,7 @@ func (d *drainer) work(ctx context.Context, settled bool) error {
 // the horizon; it goes on looking until all of them have ended. A transaction that stays open for an hour
 // keeps the looks going, so they become rare. It returns false if there is work again.
 func (d *drainer) fallAsleep(ctx context.Context) (bool, error) {
-	if err := d.setFlag(ctx, flagAsleep); err != nil {
+	if err := d.setFlag(ctx, setSleep, flagAsleep); err != nil {
 		return false, err
 	}
 	var horizon, oldest int64
@@ -208,9 +225,9 @@ func (d *drainer) fallAsleep(ctx context.Context) (bool, error) {
 	}
 }
 
-func (d *drainer) setFlag(ctx context.Context, flag int) error {
+func (d *drainer) setFlag(ctx context.Context, sql string, args ...any) error {
 	return d.query(ctx, func(ctx context.Context) error {
-		if _, err := d.conn.Exec(ctx, "SELECT setval('forgewire.awake', $1)", flag); err != nil {
+		if _, err := d.conn.Exec(ctx, sql, args...); err != nil {
 			return fmt.Errorf("set the drainer's flag: %w", err)
 		}
 		return nil

@@ -49,12 +49,13 @@ func listenForBells(ctx context.Context, url string, d *drainer) {
 	if _, err = c.Exec(ctx, "LISTEN "+notifyBell); err != nil {
 		return
 	}
-	d.ring() // as the listener does after each connect
+	d.ring("") // as the listener does after each connect
 	for {
-		if _, err = c.WaitForNotification(ctx); err != nil {
+		n, err := c.WaitForNotification(ctx)
+		if err != nil {
 			return
 		}
-		d.ring()
+		d.ring(n.Payload)
 	}
 }
 
@@ -173,7 +174,7 @@ func TestDrainerSleeps(t *testing.T) {
 	}
 	publish()
 	asleep := func() bool {
-		return one[int64](t, c, "SELECT last_value FROM forgewire.awake") == flagAsleep &&
+		return !one[bool](t, c, "SELECT "+isAwake+" FROM forgewire.awake") &&
 			one[int64](t, c, "SELECT count(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database WHERE d.datname = current_database() AND locktype = 'advisory'") == 0 &&
 			one[int64](t, c, "SELECT count(*) FROM forgewire.outbox") == 0
 	}

@@ -60,7 +60,7 @@ func (f *follower) notified(ctx context.Context, n *notification) error {
 	if n.last() <= f.at {
 		return nil // read from the log already
 	}
-	if n.prev != f.at && f.at < n.first {
+	if f.at < n.first && (n.prev != f.at || n.first != n.prev+1) {
 		return f.resume(ctx) // something was missed, or the log went back: it knows, and has these messages too
 	}
 	if n.messages == nil {

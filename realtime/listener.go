@@ -39,7 +39,7 @@ type listener struct {
 	logger    *slog.Logger
 	follower  *follower
 	health    *health
-	bell      func() // somebody published from SQL, or may have while we were away
+	bell      func(from string) // somebody published from SQL, or may have while we were away
 	out       *hub
 	connected func()            // nothing that came while we were away was heard
 	control   func(body []byte) // what another replica, or this one, told all
@@ -87,7 +87,7 @@ func (l *listener) session(ctx context.Context) (connected bool, err error) {
 		return false, err
 	}
 	l.health.connected()
-	l.bell()
+	l.bell("")
 	l.connected()
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return l.follow(ctx) })
@@ -136,7 +136,7 @@ func (l *listener) next(window, ctx context.Context) error {
 		return fmt.Errorf("wait for a notification: %w", err)
 	}
 	if n.Channel == notifyBell {
-		l.bell()
+		l.bell(n.Payload)
 		return nil
 	}
 	if nonce, ok := strings.CutPrefix(n.Payload, kindProbe); ok {

@@ -146,6 +146,10 @@ func collect(rows pgx.Rows, err error) ([]Message, error) {
 	return messages, nil
 }
 
+// queryTimeout bounds what a client's or the API's question may take. A database that hangs must not keep the
+// pool's connections, on which publishes wait too.
+const queryTimeout = 5 * time.Second
+
 // Bounds of one recovery. A client that missed more starts anew: it would wait longer for the past than
 // the present is worth, and the reply would not fit its queue.
 const (
@@ -156,6 +160,8 @@ const (
 // recover returns the channel's messages after since, up to and including upto: all of them, or
 // ErrUnrecoverable. A since after upto is one that this replica has not reached yet.
 func (l *Log) recover(ctx context.Context, channel string, since Position, upto uint64) ([]Message, error) {
+	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
+	defer cancel()
 	var messages []Message
 	if since.Offset < upto {
 		var size int64
@@ -203,6 +209,8 @@ type HistoryFilter struct {
 // History reads a channel's messages. It returns ErrUnrecoverable, and the newest position, for a Since that
 // the log cannot vouch for.
 func (l *Log) History(ctx context.Context, channel string, f HistoryFilter) (History, error) {
+	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
+	defer cancel()
 	at := uint64(0)
 	if f.Since != nil {
 		at = f.Since.Offset

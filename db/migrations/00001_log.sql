@@ -33,10 +33,12 @@ CREATE TABLE forgewire.incarnations (
 
 -- The row that vouches for the current incarnation. An UNLOGGED table is emptied by crash recovery, on
 -- a standby that is promoted, and in a base backup; the start time tells a cleanly stopped copy of the
--- data folder, and the table's own oid a dump restored into the running server.
+-- data folder, the table's own oid a dump restored into the running server, and base a sequence that was
+-- restored after the incarnation had begun.
 CREATE UNLOGGED TABLE forgewire.vouched (
     started timestamptz NOT NULL,
-    relid   oid NOT NULL
+    relid   oid NOT NULL,
+    base    bigint NOT NULL
 );
 
 -- 2^20 numbers a second since 2026: more than were ever given out before this moment, and for 270 years
@@ -72,12 +74,12 @@ END $$;
 CREATE FUNCTION forgewire.begin_incarnation(OUT prev bigint, OUT base bigint) LANGUAGE plpgsql AS $$
 BEGIN
     SELECT greatest(l.retired, (SELECT max(m.seq) FROM forgewire.messages m)) INTO prev FROM forgewire.log l;
-    base := greatest(prev, (SELECT last_value FROM forgewire.head)) + 1;
+    base := greatest(prev, (SELECT last_value FROM forgewire.head), (SELECT max(v.base) FROM forgewire.vouched v)) + 1;
     base := greatest(base, forgewire.number_from_clock());
     UPDATE forgewire.incarnations i SET last = prev WHERE i.last IS NULL;
     INSERT INTO forgewire.incarnations VALUES (base, NULL);
     DELETE FROM forgewire.vouched;
-    INSERT INTO forgewire.vouched VALUES (pg_postmaster_start_time(), 'forgewire.vouched'::regclass);
+    INSERT INTO forgewire.vouched VALUES (pg_postmaster_start_time(), 'forgewire.vouched'::regclass, base);
     PERFORM forgewire.make_partition(base);
 END $$;
 -- +goose StatementEnd
@@ -100,7 +102,8 @@ BEGIN
     PERFORM pg_advisory_xact_lock(1181444979, 1);
     SELECT h.last_value INTO prev FROM forgewire.head h;
     SELECT l.bound, EXISTS (SELECT FROM forgewire.vouched v
-                            WHERE v.started = pg_postmaster_start_time() AND v.relid = 'forgewire.vouched'::regclass)
+                            WHERE v.started = pg_postmaster_start_time() AND v.relid = 'forgewire.vouched'::regclass
+                              AND v.base <= prev + 1)
       INTO bound, vouched FROM forgewire.log l;
     base := prev + 1;
     IF NOT vouched THEN
@@ -126,8 +129,8 @@ END $$;
 -- +goose StatementEnd
 
 -- Makes the next partition ahead; and where the current one is older or larger than asked, goes on in the
--- next by leaving out the numbers between. Those are fewer than 2^24 every minute at most, so the clock
--- stays ahead of the numbers.
+-- next by leaving out the numbers between; but never those that the clock has not reached, since the next
+-- incarnation begins there.
 -- +goose StatementBegin
 CREATE FUNCTION forgewire.rotate(older_than timestamptz, larger_than bigint) RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE
@@ -143,7 +146,7 @@ BEGIN
     PERFORM forgewire.make_partition(upper);
     name := to_regclass('forgewire.messages_' || (upper - span) / span);
     SELECT m.published_at INTO began FROM forgewire.messages m WHERE m.seq >= upper - span AND m.seq < upper ORDER BY m.seq LIMIT 1;
-    IF began IS NULL OR (began >= older_than AND pg_total_relation_size(name) <= larger_than) THEN
+    IF upper > forgewire.number_from_clock() OR began IS NULL OR (began >= older_than AND pg_total_relation_size(name) <= larger_than) THEN
         RETURN false;
     END IF;
     PERFORM setval('forgewire.head', upper - 1);
@@ -187,13 +190,13 @@ EXCEPTION WHEN lock_not_available THEN
 END $$;
 -- +goose StatementEnd
 
--- The first incarnation.
+-- The first incarnation begins a quarter of an hour behind the clock, so that it may leave partitions early.
 INSERT INTO forgewire.log (epoch, retired, bound)
-    SELECT substr(md5(gen_random_uuid()::text), 1, 12), forgewire.number_from_clock() - 1, 0;
+    SELECT substr(md5(gen_random_uuid()::text), 1, 12), forgewire.number_from_clock() - (1 << 30), 0;
 SELECT setval('forgewire.head', retired) FROM forgewire.log;
 SELECT forgewire.make_partition(retired + 1) FROM forgewire.log;
 INSERT INTO forgewire.incarnations SELECT retired + 1, NULL FROM forgewire.log;
-INSERT INTO forgewire.vouched VALUES (pg_postmaster_start_time(), 'forgewire.vouched'::regclass);
+INSERT INTO forgewire.vouched SELECT pg_postmaster_start_time(), 'forgewire.vouched'::regclass, retired + 1 FROM forgewire.log;
 
 -- +goose Down
 DROP TABLE forgewire.messages, forgewire.log, forgewire.incarnations, forgewire.vouched;

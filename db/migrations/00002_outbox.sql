@@ -10,9 +10,10 @@ CREATE TABLE forgewire.outbox (
     PRIMARY KEY (xid, id)
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000);
 
--- The drainer's flag: 2 awake, 1 asleep. A sequence, because setval is seen by everyone at once, whatever
--- their isolation level and snapshot, and is not undone by a rollback.
-CREATE SEQUENCE forgewire.awake MINVALUE 1 MAXVALUE 2 START 1;
+-- The drainer's flag: awake if it is the sequence's own oid, so that one that a dump brought back is not; asleep
+-- if it is anything else. A sequence, because setval is seen by everyone at once, whatever their isolation
+-- level and snapshot, and is not undone by a rollback.
+CREATE SEQUENCE forgewire.awake AS bigint START 1;
 
 -- Publishes data on the channel if and when the caller's transaction commits. It takes no lock that another
 -- publish wants and, while the drainer is awake, sends no notification: those serialise commits.
@@ -23,7 +24,7 @@ CREATE FUNCTION forgewire.publish(channel text, data jsonb) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     INSERT INTO forgewire.outbox (channel, data) VALUES (publish.channel, publish.data::text);
-    IF (SELECT last_value FROM forgewire.awake) = 1 THEN
+    IF (SELECT last_value FROM forgewire.awake) <> 'forgewire.awake'::regclass::oid::bigint THEN
         PERFORM pg_notify('forgewire_bell', '');
     END IF;
 END $$;

@@ -30,7 +30,7 @@ function showAgreement() {
   if (left.length === 0) {
     return say('same', 'Both replicas are connected');
   }
-  say('same', `${left.length} ${left.length === 1 ? 'message' : 'messages'}, the same on both`);
+  say('same', left.length === 1 ? '1 message, on both' : `${left.length} messages, in the same order on both`);
 
   function say(state, text) {
     label.dataset.state = state;

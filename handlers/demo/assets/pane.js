@@ -24,7 +24,7 @@ export class Pane {
     this.element = document.getElementById('pane').content.firstElementChild.cloneNode(true);
     const part = (selector) => this.element.querySelector(selector);
     this.#parts = {
-      title: part('h2'), dot: part('.dot'), state: part('.state-text'), cut: part('.cut'), scroll: part('.scroll'),
+      title: part('h2'), state: part('.state-text'), cut: part('.cut'), scroll: part('.scroll'),
       empty: part('.empty'), messages: part('.messages'), form: part('form'), label: part('label'),
       input: part('input'), problem: part('.problem'),
     };
@@ -60,7 +60,7 @@ export class Pane {
     for (const part of [scroll, messages]) part.setAttribute('aria-label', `Messages on replica ${this.#replica.toUpperCase()}`);
     cut.setAttribute('aria-describedby', title.id);
     input.id = `input-${this.#replica}`;
-    input.placeholder = `Say something on ${name}`;
+    input.placeholder = `Type on ${name}`;
     label.htmlFor = input.id;
     label.textContent = `Message to publish on replica ${this.#replica.toUpperCase()}`;
   }

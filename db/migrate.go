@@ -38,6 +38,9 @@ func Migrate(ctx context.Context, url string) error {
 	if _, err = conn.ExecContext(ctx, createSchema); err != nil {
 		return fmt.Errorf("create schema forgewire: %w", err)
 	}
+	if err = migrateQueue(ctx, url); err != nil {
+		return err
+	}
 	p, err := provider(conn)
 	if err != nil {
 		return err

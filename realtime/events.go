@@ -37,7 +37,7 @@ func encodeEvents(epoch string, replies []*protocol.Reply) (b []byte) {
 	for _, r := range replies {
 		switch {
 		case r.Error != nil:
-			b = appendEvent(b, eventError, "", toJSON(&Error{Code: r.Error.Code, Message: r.Error.Message}))
+			b = appendEvent(b, eventError, "", toJSON(refusal{Code: r.Error.Code, Message: r.Error.Message, Temporary: r.Error.Temporary}))
 		case r.Subscribe != nil:
 			b = appendSubscribed(b, r.Subscribe)
 		case r.Push != nil:
@@ -47,6 +47,13 @@ func encodeEvents(epoch string, replies []*protocol.Reply) (b []byte) {
 		}
 	}
 	return b
+}
+
+// refusal is an Error as this format has it.
+type refusal struct {
+	Code      uint32 `json:"code"`
+	Message   string `json:"message"`
+	Temporary bool   `json:"temporary,omitempty"`
 }
 
 func appendPush(b []byte, epoch string, p *protocol.Push) []byte {
@@ -164,11 +171,15 @@ func (c *client) obey(ctx context.Context, w http.ResponseWriter, r *http.Reques
 		if !isError {
 			continue
 		}
-		var e Error
+		var e refusal
 		if err := json.Unmarshal(data, &e); err != nil {
-			e = *ErrInternal
+			e = refusal(*ErrInternal)
 		}
-		refuseStream(w, r, events, statusOf(e.Code), &e)
+		status := statusOf(e.Code)
+		if e.Temporary && status == http.StatusForbidden {
+			status = http.StatusServiceUnavailable // a hook's own error
+		}
+		refuseStream(w, r, events, status, &Error{Code: e.Code, Message: e.Message})
 		return false
 	}
 	return true

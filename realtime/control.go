@@ -43,6 +43,7 @@ const (
 	opRevoke      = "revoke" // sent by forgewire.revoke
 	opHide        = "hide"
 	opEmulate     = "emulate"
+	opAnnounce    = "announce"
 	opAsk         = "ask"
 	opAnswer      = "answer"
 	opWebhooks    = "webhooks"  // something is queued for the webhooks
@@ -121,6 +122,8 @@ func (n *Node) handleControl(body []byte) {
 		n.webhooks.queued()
 	case opOccupancy:
 		n.webhooks.told()
+	case opAnnounce:
+		n.announced(c.Channel, c.Data)
 	default:
 		n.logger.Debug("a control of another version was ignored", "op", c.Op)
 	}

@@ -66,7 +66,8 @@ type Node struct {
 	relay     *relay
 	past      past
 	hooks     Hooks
-	webhooks  *webhooks // nil for none
+	webhooks  *webhooks                 // nil for none
+	hearers   map[string][]func([]byte) // by topic; fixed once Run has begun
 
 	verifier    *verifier
 	revocations revocations
@@ -94,8 +95,9 @@ func New(cfg Config) (*Node, error) {
 		return nil, errors.New("realtime: every limit must be positive")
 	}
 	n := &Node{cfg: cfg, logger: cfg.Logger, log: NewLog(cfg.Pool), hub: newHub(), health: newHealth(cfg.Pool),
-		id: uuid.NewString(), started: time.Now(), draining: make(chan struct{})}
+		id: uuid.NewString(), started: time.Now(), draining: make(chan struct{}), hearers: map[string][]func([]byte){}}
 	n.past = n.log
+	n.hub.tail.age = cfg.RetentionAge
 	if err := n.guard(); err != nil {
 		return nil, err
 	}
@@ -142,7 +144,11 @@ func (n *Node) relearn(ctx context.Context, q querier) error {
 	if err := n.readRevocations(ctx, q); err != nil {
 		return err
 	}
-	return n.readHidden(ctx, q)
+	if err := n.readHidden(ctx, q); err != nil {
+		return err
+	}
+	n.missed()
+	return nil
 }
 
 // guard makes what decides who may do what.

@@ -74,6 +74,13 @@ func CheckMigrated(ctx context.Context, q interface {
 	if have < newest() {
 		return ErrNotMigrated
 	}
+	err = q.QueryRow(ctx, `SELECT coalesce(max(version), 0) FROM forgewire.river_migration WHERE line = 'main'`).Scan(&have)
+	if err != nil {
+		return fmt.Errorf("read the queue's version: %w", err)
+	}
+	if have < queueVersion {
+		return ErrNotMigrated
+	}
 	return nil
 }
 

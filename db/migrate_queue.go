@@ -12,8 +12,11 @@ import (
 // Schema is the PostgreSQL schema in which everything of ours lives, river's queue included.
 const Schema = "forgewire"
 
+// queueVersion is the last of river's migrations that this binary has.
+const queueVersion = 8
+
 // migrateQueue brings river's tables up to the version that this binary was built with. They come before our
-// own migrations, so whoever has those has these. River takes no lock of its own: ours is the one of
+// own migrations, which may build on them. River takes no lock of its own: ours is the one of
 // createSchema, held by a session.
 func migrateQueue(ctx context.Context, url string) error {
 	pool, err := NewPool(ctx, PoolConfig{URL: url, MaxConns: 2})

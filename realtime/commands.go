@@ -37,6 +37,9 @@ func (c *client) connect(ctx context.Context, cmd *protocol.Command) *Disconnect
 	if result.Expires, result.Ttl, d = c.accept(cmd.Connect.Token != "", a.claims); d != nil {
 		return d
 	}
+	if c.format == events {
+		a.subs = nil // one stream brings one channel
+	}
 	var subs []*subscription
 	if result.Subs, subs, err = c.joinAll(ctx, a.subs, cmd.Connect.Subs); err != nil {
 		c.node.logger.Warn("a client's channels could not be joined", "client", c.id, "error", err)

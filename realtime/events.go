@@ -77,6 +77,9 @@ func appendSubscribed(b []byte, s *protocol.SubscribeResult) []byte {
 		}
 		return b
 	}
+	if !s.Recoverable && s.WasRecovering {
+		return appendEvent(b, eventReset, "", []byte("{}")) // nobody knows what was missed on such a channel
+	}
 	if !s.Recoverable {
 		return b
 	}
@@ -143,10 +146,6 @@ func (n *Node) ServeEvents(w http.ResponseWriter, r *http.Request, channel strin
 		}
 		c.alone()
 		c.sendReply(retry())
-		if o := n.cfg.Namespaces.of(channel); given && (o.Ephemeral || !o.Recovery) {
-			// Nobody knows what was missed on such a channel.
-			c.sendReply(appendEvent(nil, eventReset, "", []byte("{}")))
-		}
 		return c.obey(ctx, w, r, &protocol.Command{Id: 2, Subscribe: &protocol.SubscribeRequest{
 			Channel: channel, Recover: given, Offset: since.Offset, Epoch: since.Epoch}})
 	})
@@ -185,13 +184,8 @@ func (c *client) obey(ctx context.Context, w http.ResponseWriter, r *http.Reques
 	return true
 }
 
-// alone leaves what the connection was subscribed to by the server: one stream brings one channel.
+// alone drops what the connection began with: a stream begins with its channel.
 func (c *client) alone() {
-	c.shard.mu.Lock()
-	defer c.shard.mu.Unlock()
-	for _, sub := range c.subs {
-		c.shard.unsubscribe(sub)
-	}
 	s := c.out.(*stream)
 	s.mu.Lock()
 	defer s.mu.Unlock()

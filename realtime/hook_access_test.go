@@ -212,6 +212,13 @@ func TestHooksOfStreams(t *testing.T) {
 		b.answer("/subscribe", reply)
 		events().status(status)
 	}
+	// A position that the hook's word makes worthless is no silent gap.
+	b.answer("/subscribe", `{"result":{"override":{"force_recovery":{"value":false}}}}`)
+	s = events("Last-Event-ID", r.node.Epoch()+"-1")
+	s.status(http.StatusOK)
+	if s.event(); !strings.HasPrefix(s.event(), "event: reset\n") {
+		t.Error("not told that something may be missing")
+	}
 	b.answer("/subscribe", "not JSON")
 	s = events("Accept", "text/event-stream") // a browser would not come back after an error
 	s.status(http.StatusOK)

@@ -69,6 +69,15 @@ func pick(plain json.RawMessage, encoded string) (json.RawMessage, error) {
 	return data, nil
 }
 
+// pickKept is pick for what stays in memory as long as the connection, and may travel with every message.
+func pickKept(plain json.RawMessage, encoded string) (json.RawMessage, error) {
+	data, err := pick(plain, encoded)
+	if err == nil && len(data) > MaxInfoBytes {
+		return nil, fmt.Errorf("info or meta is larger than %d bytes", MaxInfoBytes)
+	}
+	return data, err
+}
+
 // expiry is the time that a Unix time in a hook's result means; zero for never.
 func expiry(at int64) time.Time {
 	if at <= 0 {
@@ -162,8 +171,8 @@ func call[R any](ctx context.Context, h *hook, forwarded http.Header, body any) 
 	if err != nil {
 		return nil, errors.New("make the request: the endpoint is not valid") // the error would quote it
 	}
-	maps.Copy(req.Header, h.static.Clone())
 	maps.Copy(req.Header, forwarded)
+	maps.Copy(req.Header, h.static) // last: no client can speak for us
 	req.Header.Set("Content-Type", "application/json")
 	resp, err := h.client.Do(req)
 	if err != nil {

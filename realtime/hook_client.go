@@ -93,8 +93,11 @@ func (c *client) readConnect(r *connectResult) (*admission, error) {
 	if at := expiry(r.ExpireAt); !at.IsZero() {
 		a.claims.ExpiresAt = jwt.NewNumericDate(at)
 	}
+	if why := checkUser(r.User); why != "" {
+		return nil, errors.New(why)
+	}
 	var err error
-	if a.claims.Info, err = pick(r.Info, r.B64Info); err != nil {
+	if a.claims.Info, err = pickKept(r.Info, r.B64Info); err != nil {
 		return nil, err
 	}
 	if a.data, err = pick(r.Data, r.B64Data); err != nil {
@@ -103,7 +106,7 @@ func (c *client) readConnect(r *connectResult) (*admission, error) {
 	if a.subs, err = c.node.readSubs(r); err != nil {
 		return nil, err
 	}
-	meta, err := pick(r.Meta, "")
+	meta, err := pickKept(r.Meta, "")
 	if err != nil {
 		return nil, err
 	}

@@ -38,8 +38,8 @@ func (c *client) renew(h *hook, req hookRequest) renewal {
 	var r renewal
 	if err == nil && result != nil && !result.Expired {
 		r.expires = expiry(result.ExpireAt)
-		if r.info, err = pick(result.Info, result.B64Info); err == nil {
-			r.meta, err = pick(result.Meta, "")
+		if r.info, err = pickKept(result.Info, result.B64Info); err == nil {
+			r.meta, err = pickKept(result.Meta, "")
 		}
 		if err != nil {
 			err = c.badReply(h, err)

@@ -94,7 +94,7 @@ func (n *Node) granted(channel string, r *subscribeReply) (g grant, err error) {
 		return g, errors.New(why)
 	}
 	g.expires, g.override = expiry(r.ExpireAt), r.Override
-	if g.options.Info, err = pick(r.Info, r.B64Info); err != nil {
+	if g.options.Info, err = pickKept(r.Info, r.B64Info); err != nil {
 		return g, err
 	}
 	g.options.Data, err = pick(r.Data, r.B64Data)

@@ -248,7 +248,7 @@ func TestHookRequests(t *testing.T) {
 	t.Parallel()
 	b := newBackend(t)
 	b.answer("/connect", `{"result":{"user":"joe","meta":{"tenant":7}}}`)
-	options := `,"http_headers":["cookie","X-Trace"],"static_headers":{"X-Key":"s3cret"},"include_connection_meta":true`
+	options := `,"http_headers":["cookie","X-Trace","X-Key"],"static_headers":{"X-Key":"s3cret"},"include_connection_meta":true`
 	n, address, _ := startHooked(t, dbtest.New(t), func(c *Config) {
 		c.Hooks = hooksTo(t, b, options, "connect", "subscribe", "publish", "rpc")
 		c.Namespaces = must(ParseNamespaces(hookNamespaces))
@@ -316,6 +316,10 @@ func TestHookReplies(t *testing.T) {
 		{"connect the end", "/connect", `{"disconnect":{"code":4501,"reason":"go away"}}`, `{"id":1,"connect":{}}`, `4501 go away`},
 		{"connect over", "/connect", `{"result":{"user":"joe","expire_at":1}}`, `{"id":1,"connect":{}}`, `3005 connection expired`},
 		{"connect in base64 that is none", "/connect", `{"result":{"user":"joe","b64data":"!"}}`, `{"id":1,"connect":{}}`, `{"id":1,"error":{"code":100,"message":"internal server error","temporary":true}}`},
+		{"connect a user that the database cannot store", "/connect", `{"result":{"user":"a\u0000b"}}`, `{"id":1,"connect":{}}`, `"code":100`},
+		{"connect a user that is too long", "/connect", `{"result":{"user":"` + strings.Repeat("u", maxUser+1) + `"}}`, `{"id":1,"connect":{}}`, `"code":100`},
+		{"connect info that is too large", "/connect", `{"result":{"user":"joe","info":"` + strings.Repeat("i", MaxInfoBytes) + `"}}`, `{"id":1,"connect":{}}`, `"code":100`},
+		{"connect a subscription that is over", "/connect", `{"result":{"user":"joe","subs":{"a":{"expire_at":1}}}}`, `{"id":1,"connect":{}}`, `"code":100`},
 		{"connect a filter that we cannot apply", "/connect", `{"result":{"user":"joe","subs":{"a":{"server_tags_filter":{"op":"eq"}}}}}`, `{"id":1,"connect":{}}`, `{"id":1,"error":{"code":100,"message":"internal server error","temporary":true}}`},
 		{"subscribe", "/subscribe", `{}`, `{"id":2,"subscribe":{"channel":"chat:1"}}`, `"epoch"`},
 		{"subscribe an error", "/subscribe", `{"error":{"code":1002,"message":"not you"}}`, `{"id":2,"subscribe":{"channel":"chat:1"}}`, `{"id":2,"error":{"code":1002,"message":"not you"}}`},

@@ -63,6 +63,7 @@ func (c *client) join(ctx context.Context, channel string, g grant, req *protoco
 	}
 	r := &protocol.SubscribeResult{Data: protocol.Raw(g.options.Data), Delta: view.isDelta()}
 	r.Expires, r.Ttl = c.tellsOf(g.expires)
+	r.WasRecovering = req.Recover && !recovers // and did not: nobody knows what was missed
 	if o.Ephemeral || !o.Recovery && !req.Positioned && !g.override.positions() {
 		return r, sub, nil
 	}

@@ -35,6 +35,9 @@ type Config struct {
 	AllowAnonymous      bool
 	AllowedOrigins      []string // host patterns beside the request's own host
 	Namespaces          *Namespaces
+	Hooks               *Hooks // nil for none
+	WebhookURL          string // where events are sent; "" for nowhere
+	WebhookSecret       string // that they are signed with
 	MaxConnections      int
 	MaxUserConnections  int // of one user on this replica; 0 for no limit, as for those below
 	MaxIPConnections    int // of one address on this replica
@@ -62,6 +65,8 @@ type Node struct {
 	sessions  sessions
 	relay     *relay
 	past      past
+	hooks     Hooks
+	webhooks  *webhooks                 // nil for none
 	hearers   map[string][]func([]byte) // by topic; fixed once Run has begun
 
 	verifier    *verifier
@@ -96,6 +101,9 @@ func New(cfg Config) (*Node, error) {
 	if err := n.guard(); err != nil {
 		return nil, err
 	}
+	if err := n.reachOut(); err != nil {
+		return nil, err
+	}
 	n.publisher = NewPublisher(n.log)
 	n.relay = newRelay(cfg.Pool)
 	n.publisher.stats.arrivals = &n.hub.arrivals
@@ -103,11 +111,32 @@ func New(cfg Config) (*Node, error) {
 	n.presence = newPresence(cfg.Pool, n.logger, n.id, cfg.Name, func() bool { return n.hub.count.Load() > 0 },
 		func(channel string) bool { return cfg.Namespaces.of(channel).JoinLeave })
 	n.surveys = newSurveys()
-	n.listener = &listener{url: cfg.ListenURL, logger: n.logger, health: n.health, bell: n.drainer.ring, out: n.hub, control: n.handleControl, back: n.presence.check,
+	n.listener = &listener{url: cfg.ListenURL, logger: n.logger, health: n.health, bell: n.drainer.ring, out: n.hub, control: n.handleControl, back: n.relisten,
 		relearn: n.relearn}
 	n.listener.follower = &follower{log: n.listener, out: n.hub}
 	n.life, n.endLife = context.WithCancel(context.Background())
 	return n, nil
+}
+
+// reachOut makes what calls the team's backend.
+func (n *Node) reachOut() (err error) {
+	if n.cfg.Hooks != nil {
+		n.hooks = *n.cfg.Hooks
+	}
+	if err = n.hooks.check(n.cfg.Namespaces); err != nil {
+		return fmt.Errorf("realtime: %w", err)
+	}
+	if err = checkWebhooks(n.cfg); err != nil {
+		return err
+	}
+	n.webhooks, err = newWebhooks(n)
+	return err
+}
+
+// relisten is called whenever the listener has connected.
+func (n *Node) relisten() {
+	n.presence.check()
+	n.webhooks.reconnected()
 }
 
 // relearn reads what other replicas told while this one did not listen.
@@ -153,6 +182,7 @@ func (n *Node) Run(ctx context.Context) error {
 	feeds.Go(func() error { return n.presence.run(feed) })
 	feeds.Go(func() error { return n.answerSurveys(feed) })
 	feeds.Go(func() error { return n.maintain(feed) })
+	feeds.Go(func() error { return n.webhooks.run(feed) })
 
 	<-ctx.Done()
 	n.accepting.Lock()
@@ -164,6 +194,7 @@ func (n *Node) Run(ctx context.Context) error {
 	stopHub()
 	n.endLife()
 	n.clients.Wait()
+	n.hooks.close()
 	return errors.Join(err, shards.Wait())
 }
 
@@ -209,7 +240,7 @@ func (n *Node) Check(m *Message) error {
 	if err := check(m, n.cfg.MaxPublicationBytes); err != nil {
 		return err
 	}
-	m.ephemeral = n.cfg.Namespaces.of(m.Channel).Ephemeral
+	m.ephemeral = m.ephemeral || n.cfg.Namespaces.of(m.Channel).Ephemeral
 	if m.ephemeral && m.Key != "" {
 		return ErrBadRequest.With("an ephemeral channel keeps nothing, no idempotency key either")
 	}
@@ -334,6 +365,7 @@ func (n *Node) ServeWebSocket(w http.ResponseWriter, r *http.Request) {
 		f = wsProtobuf
 	}
 	c = newClient(n, hj.conn, f)
+	c.headers = n.hooks.keep(r.Header, false)
 	if n.hub.count.Add(1) > int64(n.cfg.MaxConnections) {
 		c.disconnect(disconnectLimit)
 	}

@@ -50,44 +50,16 @@ type app struct {
 // newApp makes a replica. It connects to nothing: the database may be away.
 func newApp(cfg appConfig) (*app, error) {
 	logger := cfg.Logger.With(logging.Replica, cfg.Replica)
-	namespaces, err := realtime.ParseNamespaces(cfg.Namespaces)
+	rc, err := realtimeConfig(cfg)
 	if err != nil {
-		return nil, config.Mistakes{{Variable: "FORGEWIRE_NAMESPACES", Problem: err.Error(),
-			Example: `{"namespaces":[{"name":"chat","allow_publish_for_subscriber":true}]}`}}
-	}
-	var publicKey crypto.PublicKey
-	if cfg.TokenPublicKey != "" {
-		if publicKey, err = realtime.ParsePublicKey(cfg.TokenPublicKey); err != nil {
-			return nil, config.Mistakes{{Variable: "FORGEWIRE_TOKEN_PUBLIC_KEY", Problem: err.Error(), Example: `"$(cat public.pem)"`}}
-		}
+		return nil, err
 	}
 	pool, err := db.NewPool(context.Background(), db.PoolConfig{URL: cfg.DatabaseURL.Reveal()})
 	if err != nil {
 		return nil, err
 	}
-	node, err := realtime.New(realtime.Config{
-		Pool:      pool,
-		ListenURL: cfg.ListenDatabaseURL.Reveal(),
-		Logger:    logger,
-		Name:      cfg.Replica,
-		Version:   version,
-		Tokens: realtime.TokenConfig{
-			Secret: cfg.TokenSecret.Reveal(), PublicKey: publicKey, JWKSURL: cfg.TokenJWKSURL,
-			Audience: cfg.TokenAudience, Issuer: cfg.TokenIssuer,
-		},
-		AllowAnonymous:      cfg.AllowAnonymous,
-		AllowedOrigins:      cfg.AllowedOrigins,
-		Namespaces:          namespaces,
-		MaxConnections:      cfg.MaxConnections,
-		MaxUserConnections:  cfg.MaxUserConnections,
-		MaxIPConnections:    cfg.MaxIPConnections,
-		MaxIPHandshakes:     cfg.MaxIPHandshakes,
-		CommandRate:         cfg.CommandRate,
-		MaxPublicationBytes: cfg.MaxPublicationBytes,
-		RetentionAge:        cfg.RetentionAge,
-		RetentionBytes:      cfg.RetentionBytes,
-		ShutdownTimeout:     cfg.ShutdownTimeout,
-	})
+	rc.Pool, rc.Logger = pool, logger
+	node, err := realtime.New(rc)
 	if err != nil {
 		pool.Close()
 		return nil, fmt.Errorf("make the realtime node: %w", err)
@@ -107,6 +79,52 @@ func newApp(cfg appConfig) (*app, error) {
 		a.metrics = newServer(mux, logger)
 	}
 	return a, nil
+}
+
+// realtimeConfig reads what config carries as it came. What is wrong with it is reported at once, too.
+func realtimeConfig(cfg appConfig) (realtime.Config, error) {
+	var mistakes config.Mistakes
+	wrong := func(variable string, err error, example string) {
+		if err != nil {
+			mistakes = append(mistakes, config.Mistake{Variable: variable, Problem: err.Error(), Example: example})
+		}
+	}
+	namespaces, err := realtime.ParseNamespaces(cfg.Namespaces)
+	wrong("FORGEWIRE_NAMESPACES", err, `{"namespaces":[{"name":"chat","allow_publish_for_subscriber":true}]}`)
+	hooks, err := realtime.ParseHooks(cfg.Hooks.Reveal())
+	wrong("FORGEWIRE_HOOKS", err, `{"connect":{"endpoint":"http://localhost:3000/connect","http_headers":["Cookie"]}}`)
+	var publicKey crypto.PublicKey
+	if cfg.TokenPublicKey != "" {
+		publicKey, err = realtime.ParsePublicKey(cfg.TokenPublicKey)
+		wrong("FORGEWIRE_TOKEN_PUBLIC_KEY", err, `"$(cat public.pem)"`)
+	}
+	if len(mistakes) > 0 {
+		return realtime.Config{}, mistakes
+	}
+	return realtime.Config{
+		ListenURL: cfg.ListenDatabaseURL.Reveal(),
+		Name:      cfg.Replica,
+		Version:   version,
+		Tokens: realtime.TokenConfig{
+			Secret: cfg.TokenSecret.Reveal(), PublicKey: publicKey, JWKSURL: cfg.TokenJWKSURL,
+			Audience: cfg.TokenAudience, Issuer: cfg.TokenIssuer,
+		},
+		AllowAnonymous:      cfg.AllowAnonymous,
+		AllowedOrigins:      cfg.AllowedOrigins,
+		Namespaces:          namespaces,
+		Hooks:               hooks,
+		WebhookURL:          cfg.WebhookURL.Reveal(),
+		WebhookSecret:       cfg.WebhookSecret.Reveal(),
+		MaxConnections:      cfg.MaxConnections,
+		MaxUserConnections:  cfg.MaxUserConnections,
+		MaxIPConnections:    cfg.MaxIPConnections,
+		MaxIPHandshakes:     cfg.MaxIPHandshakes,
+		CommandRate:         cfg.CommandRate,
+		MaxPublicationBytes: cfg.MaxPublicationBytes,
+		RetentionAge:        cfg.RetentionAge,
+		RetentionBytes:      cfg.RetentionBytes,
+		ShutdownTimeout:     cfg.ShutdownTimeout,
+	}, nil
 }
 
 func newServer(h http.Handler, logger *slog.Logger) *http.Server {

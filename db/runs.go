@@ -13,9 +13,10 @@ import (
 
 // Run is one request to a model, as the table forgewire.runs has it.
 type Run struct {
-	ID               string
+	ID               string // its own; several runs may have got one answer
 	Started          time.Time
 	Tenant           string
+	AnswerID         string
 	KeyID            string // "" is the server's own key
 	Endpoint         string
 	Model            string
@@ -26,11 +27,10 @@ type Run struct {
 	PromptTokens     int64
 	CompletionTokens int64
 	CostMicros       *int64         // nil: the price is not known
+	SavedMicros      int64          // what it would have cost without the cache
 	FirstToken       *time.Duration // after Started; nil: there was none
 	Duration         time.Duration
 	Error            string
-	Request          []byte // nil in these two: not kept
-	Response         []byte
 }
 
 // maxRunText bounds each text of a run. It is a record, not a copy of what a client may make up.
@@ -68,31 +68,30 @@ func InsertRuns(ctx context.Context, q Querier, runs []Run) error {
 func insertRuns(ctx context.Context, q Querier, runs []Run) error {
 	n := len(runs)
 	started, status := make([]time.Time, n), make([]int32, n)
-	prompt, completion, cost := make([]int64, n), make([]int64, n), make([]*int64, n)
+	prompt, completion, saved, cost := make([]int64, n), make([]int64, n), make([]int64, n), make([]*int64, n)
 	first, duration := make([]*time.Duration, n), make([]time.Duration, n)
-	request, response := make([][]byte, n), make([][]byte, n)
-	var texts [9][]string
+	var texts [10][]string
 	for j := range texts {
 		texts[j] = make([]string, n)
 	}
 	for i, r := range runs {
 		started[i], status[i], prompt[i], completion[i], cost[i] = r.Started, r.Status, r.PromptTokens, r.CompletionTokens, r.CostMicros
-		first[i], duration[i], request[i], response[i] = r.FirstToken, r.Duration, r.Request, r.Response
-		for j, s := range [...]string{r.ID, r.Tenant, r.KeyID, r.Endpoint, r.Model, r.Upstream, r.Cache, r.RequestHash, r.Error} {
+		first[i], duration[i], saved[i] = r.FirstToken, r.Duration, r.SavedMicros
+		for j, s := range [...]string{r.ID, r.Tenant, r.AnswerID, r.KeyID, r.Endpoint, r.Model, r.Upstream, r.Cache, r.RequestHash, r.Error} {
 			texts[j][i] = text(s)
 		}
 	}
-	_, err := q.Exec(ctx, `INSERT INTO forgewire.runs (id, started, tenant, key_id, endpoint, model, upstream, status, cache,
-			request_hash, prompt_tokens, completion_tokens, cost_micros, first_token, duration, error, request, response)
-		SELECT id, greatest(least(started, now()), now() - interval '1 day'), tenant, key_id, endpoint, model, upstream, status,
-			cache, request_hash, prompt, completion, cost, first, duration, error, request, response
-		FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[],
-			$10::timestamptz[], $11::int[], $12::bigint[], $13::bigint[], $14::bigint[], $15::interval[], $16::interval[], $17::bytea[], $18::bytea[])
-			AS r(id, tenant, key_id, endpoint, model, upstream, cache, request_hash, error,
-			started, status, prompt, completion, cost, first, duration, request, response)
+	_, err := q.Exec(ctx, `INSERT INTO forgewire.runs (id, started, tenant, answer_id, key_id, endpoint, model, upstream, status,
+			cache, request_hash, prompt_tokens, completion_tokens, cost_micros, saved_micros, first_token, duration, error)
+		SELECT id, greatest(least(started, now()), now() - interval '1 day'), tenant, answer, key_id, endpoint, model, upstream, status,
+			cache, request_hash, prompt, completion, cost, saved, first, duration, error
+		FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[], $10::text[],
+			$11::timestamptz[], $12::int[], $13::bigint[], $14::bigint[], $15::bigint[], $16::bigint[], $17::interval[], $18::interval[])
+			AS r(id, tenant, answer, key_id, endpoint, model, upstream, cache, request_hash, error,
+			started, status, prompt, completion, cost, saved, first, duration)
 		ON CONFLICT DO NOTHING`,
-		texts[0], texts[1], texts[2], texts[3], texts[4], texts[5], texts[6], texts[7], texts[8],
-		started, status, prompt, completion, cost, first, duration, request, response)
+		texts[0], texts[1], texts[2], texts[3], texts[4], texts[5], texts[6], texts[7], texts[8], texts[9],
+		started, status, prompt, completion, cost, saved, first, duration)
 	return err //nolint:wrapcheck // InsertRuns says what was attempted
 }
 
@@ -112,6 +111,7 @@ type RunFilter struct {
 	Model        string
 	Status       int32
 	Cache        string
+	AnswerID     string
 	Since, Until time.Time // Since <= started < Until
 	Before       RunCursor // the last of the page before
 	Limit        int
@@ -123,10 +123,10 @@ type RunCursor struct {
 	ID      string
 }
 
-const runColumns = `id, started, tenant, key_id, endpoint, model, upstream, status, cache, request_hash, prompt_tokens,
-	completion_tokens, cost_micros, first_token, duration, error`
+const runColumns = `id, started, tenant, answer_id, key_id, endpoint, model, upstream, status, cache, request_hash, prompt_tokens,
+	completion_tokens, cost_micros, saved_micros, first_token, duration, error`
 
-// ListRuns reads a page of a tenant's runs, the newest first, without their bodies.
+// ListRuns reads a page of a tenant's runs, the newest first.
 func ListRuns(ctx context.Context, q Querier, f RunFilter) ([]Run, error) {
 	where, args := "tenant = $1", []any{f.Tenant}
 	and := func(condition string, values ...any) {
@@ -146,6 +146,9 @@ func ListRuns(ctx context.Context, q Querier, f RunFilter) ([]Run, error) {
 	if f.Cache != "" {
 		and("cache = $%d", f.Cache)
 	}
+	if f.AnswerID != "" {
+		and("answer_id = $%d", f.AnswerID)
+	}
 	if !f.Since.IsZero() {
 		and("started >= $%d", f.Since)
 	}
@@ -156,7 +159,7 @@ func ListRuns(ctx context.Context, q Querier, f RunFilter) ([]Run, error) {
 		and("started <= $%d AND (started, id) < ($%[1]d, $%d)", f.Before.Started, f.Before.ID)
 	}
 	args = append(args, f.Limit)
-	rows, err := q.Query(ctx, fmt.Sprintf(`SELECT %s, NULL::bytea, NULL::bytea FROM forgewire.runs WHERE %s
+	rows, err := q.Query(ctx, fmt.Sprintf(`SELECT %s FROM forgewire.runs WHERE %s
 		ORDER BY started DESC, id DESC LIMIT $%d`, runColumns, where, len(args)), args...)
 	if err != nil {
 		return nil, fmt.Errorf("list runs: %w", err)
@@ -168,9 +171,9 @@ func ListRuns(ctx context.Context, q Querier, f RunFilter) ([]Run, error) {
 	return runs, nil
 }
 
-// RunByID reads one run of a tenant, with its bodies. Without one it is ErrNotFound.
+// RunByID reads one run of a tenant. Without one it is ErrNotFound.
 func RunByID(ctx context.Context, q Querier, tenant, id string) (Run, error) {
-	rows, err := q.Query(ctx, `SELECT `+runColumns+`, request, response FROM forgewire.runs
+	rows, err := q.Query(ctx, `SELECT `+runColumns+` FROM forgewire.runs
 		WHERE tenant = $1 AND id = $2 ORDER BY started DESC LIMIT 1`, tenant, id)
 	if err != nil {
 		return Run{}, fmt.Errorf("read a run: %w", err)

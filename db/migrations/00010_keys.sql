@@ -38,6 +38,7 @@ CREATE TABLE forgewire.usage (
     prompt_tokens     bigint NOT NULL,
     completion_tokens bigint NOT NULL,
     cost_micros       bigint NOT NULL, -- of those with a price
+    saved_micros      bigint NOT NULL, -- what the cached ones would have cost
     PRIMARY KEY (tenant, month, key_id)
 ) WITH (fillfactor = 70);
 
@@ -89,21 +90,21 @@ $$;
 -- lock each other out.
 -- +goose StatementBegin
 CREATE FUNCTION forgewire.settle(key_ids text[], tenants text[], taken_requests bigint[], taken_tokens bigint[],
-    requests bigint[], cached bigint[], unpriced bigint[], prompts bigint[], completions bigint[], costs bigint[],
+    requests bigint[], cached bigint[], unpriced bigint[], prompts bigint[], completions bigint[], costs bigint[], saved bigint[],
     OUT key_id text, OUT requests_left float8, OUT tokens_left float8, OUT spent bigint)
 RETURNS SETOF record LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 BEGIN
     INSERT INTO forgewire.usage AS u
-        SELECT d.t, forgewire.this_month(), d.id, d.r, d.ca, d.un, d.p, d.co, d.cost
-          FROM unnest(key_ids, tenants, settle.requests, settle.cached, settle.unpriced, prompts, completions, costs)
-            AS d(id, t, r, ca, un, p, co, cost)
+        SELECT d.t, forgewire.this_month(), d.id, d.r, d.ca, d.un, d.p, d.co, d.cost, d.s
+          FROM unnest(key_ids, tenants, settle.requests, settle.cached, settle.unpriced, prompts, completions, costs, saved)
+            AS d(id, t, r, ca, un, p, co, cost, s)
          WHERE d.r > 0 ORDER BY d.t, d.id
         ON CONFLICT ON CONSTRAINT usage_pkey DO UPDATE SET requests = u.requests + EXCLUDED.requests,
             cached = u.cached + EXCLUDED.cached, unpriced = u.unpriced + EXCLUDED.unpriced,
             prompt_tokens = u.prompt_tokens + EXCLUDED.prompt_tokens,
             completion_tokens = u.completion_tokens + EXCLUDED.completion_tokens,
-            cost_micros = u.cost_micros + EXCLUDED.cost_micros;
+            cost_micros = u.cost_micros + EXCLUDED.cost_micros, saved_micros = u.saved_micros + EXCLUDED.saved_micros;
     -- A meter that is not there yet is full; then all are locked, and only then read.
     INSERT INTO forgewire.meters (key_id, requests, tokens, at)
         SELECT k.id, coalesce(k.requests_per_minute, 0), coalesce(k.tokens_per_minute, 0), clock_timestamp()

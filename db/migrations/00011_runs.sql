@@ -2,9 +2,10 @@
 
 -- +goose Up
 CREATE TABLE forgewire.runs (
-    id                text        NOT NULL COLLATE "C",
+    id                text        NOT NULL COLLATE "C", -- the run's own; several runs may have got one answer
     started           timestamptz NOT NULL,
     tenant            text        NOT NULL COLLATE "C",
+    answer_id         text        NOT NULL,
     key_id            text        NOT NULL, -- '' is the server's own key
     endpoint          text        NOT NULL,
     model             text        NOT NULL,
@@ -15,11 +16,10 @@ CREATE TABLE forgewire.runs (
     prompt_tokens     bigint      NOT NULL,
     completion_tokens bigint      NOT NULL,
     cost_micros       bigint,               -- NULL: nobody knows the price
+    saved_micros      bigint      NOT NULL, -- what it would have cost without the cache
     first_token       interval,             -- NULL: there was none
     duration          interval    NOT NULL,
     error             text        NOT NULL,
-    request           bytea,                -- NULL in these two: not asked for
-    response          bytea,
     PRIMARY KEY (id, started)
 ) PARTITION BY RANGE (started);
 

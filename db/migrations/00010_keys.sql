@@ -51,7 +51,7 @@ $$;
 -- Tells every replica something when the caller's transaction commits, like realtime.Node.Announce.
 -- +goose StatementBegin
 CREATE FUNCTION forgewire.announce(topic text, data text) RETURNS void LANGUAGE sql AS $$
-    SELECT pg_notify('forgewire', E'c\n' || json_build_object('op', 'announce', 'topic', topic,
+    SELECT pg_notify('forgewire', E'c\n' || json_build_object('op', 'announce', 'channel', topic,
         'data', replace(encode(convert_to(data, 'UTF8'), 'base64'), E'\n', '')))
 $$;
 -- +goose StatementEnd

@@ -6,7 +6,7 @@
 // something to settle. The journal writes the run log in batches; it drops runs rather than make anybody wait, and
 // counts those. An idle Gate runs no query.
 //
-//	gate, err := access.New(access.Config{Pool: pool, Logger: logger, ServerKey: key, Retention: 30 * 24 * time.Hour})
+//	gate, err := access.New(access.Config{Pool: pool, Logger: logger, ServerKey: key, Retention: 30 * 24 * time.Hour, Flush: 2 * time.Second})
 //	go gate.Run(ctx) // until every request has ended
 //	r.Use(gate.Authenticate)             // the caller is in llm.CallerFrom(ctx)
 //	r.With(gate.Limit).Post("/chat/completions", …)

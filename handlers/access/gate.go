@@ -23,12 +23,14 @@ type Config struct {
 	Logger    *slog.Logger
 	ServerKey string        // the server's own key, of the tenant DefaultTenant, without limits; "" is none
 	Retention time.Duration // how long runs are kept
+	Flush     time.Duration // how long Run may take, once its context has ended, to bring what is left to the database
 }
 
 // Gate is who may use /v1, and the record of what was used. It is safe for concurrent use.
 type Gate struct {
 	logger   *slog.Logger
 	pool     db.Querier
+	flush    time.Duration
 	verifier *verifier
 	ledger   *ledger
 	journal  *journal
@@ -36,23 +38,27 @@ type Gate struct {
 
 // New makes a Gate; Run starts it.
 func New(cfg Config) (*Gate, error) {
-	if cfg.Pool == nil || cfg.Logger == nil || cfg.Retention <= 0 {
-		return nil, errors.New("access: Pool, Logger and Retention are required")
+	if cfg.Pool == nil || cfg.Logger == nil || cfg.Retention <= 0 || cfg.Flush <= 0 {
+		return nil, errors.New("access: Pool, Logger, Retention and Flush are required")
 	}
 	l := newLedger(cfg.Pool, cfg.Logger)
 	return &Gate{
-		logger: cfg.Logger, pool: cfg.Pool, ledger: l,
+		logger: cfg.Logger, pool: cfg.Pool, flush: cfg.Flush, ledger: l,
 		verifier: newVerifier(cfg.Pool, cfg.Logger, cfg.ServerKey, l.learned),
 		journal:  newJournal(cfg.Pool, cfg.Logger, cfg.Retention),
 	}, nil
 }
 
-// Run settles and writes until ctx ends, and then what is left, for a few seconds at most. End ctx when no
+// Run settles and writes until ctx ends, and then what is left. End ctx when no
 // request is under way any more.
 func (g *Gate) Run(ctx context.Context) error {
-	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return g.ledger.run(ctx) })
-	group.Go(func() error { return g.journal.run(ctx) })
+	// What is under way when ctx ends is not cut, or nobody would know whether it was done.
+	work, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	context.AfterFunc(ctx, func() { time.AfterFunc(g.flush, cancel) })
+	var group errgroup.Group
+	group.Go(func() error { return g.ledger.run(ctx, work) })
+	group.Go(func() error { return g.journal.run(ctx, work) })
 	return group.Wait()
 }
 

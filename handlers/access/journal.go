@@ -61,20 +61,20 @@ func (j *journal) record(r *llm.Run) {
 	}
 }
 
-// run writes until ctx ends, and then what is left.
-func (j *journal) run(ctx context.Context) error {
+// run writes until ctx ends, and then what is left, as long as work lasts.
+func (j *journal) run(ctx, work context.Context) error {
 	for ctx.Err() == nil {
 		batch := j.batch(ctx)
 		if len(batch) == 0 {
 			break
 		}
-		if !j.persist(ctx, batch) {
-			return j.flush(ctx, batch)
+		if !j.persist(ctx, work, batch) {
+			return j.flush(work, batch)
 		}
 		j.complain()
-		j.retire(ctx)
+		j.retire(work)
 	}
-	return j.flush(ctx, nil)
+	return j.flush(work, nil)
 }
 
 // batch waits for a run and gathers what else comes in a moment. It returns none when ctx ends before one came.
@@ -102,9 +102,9 @@ func (j *journal) batch(ctx context.Context) []db.Run {
 }
 
 // persist writes a batch, trying until it is done or ctx ends; the queue is what gives way meanwhile.
-func (j *journal) persist(ctx context.Context, batch []db.Run) bool {
+func (j *journal) persist(ctx, work context.Context, batch []db.Run) bool {
 	for backoff := minBackoff; ; backoff = min(2*backoff, maxBackoff) {
-		err := j.insert(ctx, batch)
+		err := j.insert(work, batch)
 		if err == nil {
 			return true
 		}
@@ -138,9 +138,7 @@ func (j *journal) insert(ctx context.Context, batch []db.Run) error {
 }
 
 // flush writes what is left when the replica stops.
-func (j *journal) flush(ctx context.Context, batch []db.Run) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), insertTimeout)
-	defer cancel()
+func (j *journal) flush(work context.Context, batch []db.Run) error {
 	for {
 		for len(batch) < maxBatch {
 			select {
@@ -154,7 +152,7 @@ func (j *journal) flush(ctx context.Context, batch []db.Run) error {
 		if len(batch) == 0 {
 			return nil
 		}
-		if err := j.insert(ctx, batch); err != nil {
+		if err := j.insert(work, batch); err != nil {
 			lost := len(batch) + len(j.queue)
 			j.dropped.Add(uint64(lost))
 			j.logger.Error("the last runs are lost", "runs", lost, "error", err)

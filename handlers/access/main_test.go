@@ -9,19 +9,18 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/go-chi/chi/v5"
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"go.uber.org/goleak"
 
 	"forgewire/cache/llm"
 	"forgewire/db"
 	"forgewire/db/dbtest"
+	"forgewire/realtime"
 )
 
 const serverKey = "the-servers-own-key"
@@ -77,7 +76,7 @@ type replica struct {
 func newReplica(t testing.TB, pool *pgxpool.Pool) *replica {
 	t.Helper()
 	l := &logs{}
-	g, err := New(Config{Pool: pool, Logger: slog.New(slog.NewTextHandler(l, nil)), ServerKey: serverKey, Retention: 24 * time.Hour})
+	g, err := New(Config{Pool: pool, Logger: slog.New(slog.NewTextHandler(l, nil)), ServerKey: serverKey, Retention: 24 * time.Hour, Flush: 10 * time.Second})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -103,41 +102,32 @@ func newReplica(t testing.TB, pool *pgxpool.Pool) *replica {
 	return &replica{Gate: g, pool: pool, http: r, logs: l, stop: stop}
 }
 
-// listen hands on what Postgres announces to gates, as realtime's listener does, until the test ends.
-func listen(t *testing.T, url string, gates ...*Gate) {
+// listen lets gates hear what is announced: each has a node of its own, as in a replica.
+func listen(t *testing.T, url string, replicas ...*replica) {
 	t.Helper()
-	conn, err := pgx.Connect(t.Context(), url)
+	namespaces, err := realtime.ParseNamespaces("")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err = conn.Exec(t.Context(), "LISTEN forgewire"); err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		defer conn.Close(context.Background())
-		for {
-			n, err := conn.WaitForNotification(ctx)
-			if err != nil {
-				return
-			}
-			var c struct {
-				Op, Topic string
-				Data      []byte
-			}
-			body, ok := strings.CutPrefix(n.Payload, "c\n")
-			if err = json.Unmarshal([]byte(body), &c); !ok || err != nil || c.Op != "announce" || c.Topic != Topic {
-				t.Errorf("heard %q: %v", n.Payload, err)
-				return
-			}
-			for _, g := range gates {
-				g.Hear(c.Data)
-			}
+	for _, r := range replicas {
+		node, err := realtime.New(realtime.Config{Pool: r.pool, ListenURL: url, Logger: slog.New(slog.NewTextHandler(r.logs, nil)),
+			AllowAnonymous: true, Namespaces: namespaces, MaxConnections: 1, MaxPublicationBytes: 1024, RetentionAge: time.Hour,
+			RetentionBytes: 1 << 30, ShutdownTimeout: time.Second})
+		if err != nil {
+			t.Fatal(err)
 		}
-	}()
-	t.Cleanup(func() { cancel(); <-done })
+		node.Hear(Topic, r.Hear)
+		ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
+		done := make(chan error, 1)
+		go func() { done <- node.Run(ctx) }()
+		t.Cleanup(func() {
+			cancel()
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+		})
+		eventually(t, "the replica listens", func() bool { return node.Ready(t.Context()) == nil })
+	}
 }
 
 // createKey makes a key of tenant acme, changed by change.

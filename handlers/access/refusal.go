@@ -30,11 +30,13 @@ func badParameter(name, why string) *llm.Refusal {
 		Message: name + " " + why, Param: name}
 }
 
-type errorBody struct {
-	Error errorDetail `json:"error"`
+// ErrorBody is an error in OpenAI's form.
+type ErrorBody struct {
+	Error ErrorDetail `json:"error"`
 }
 
-type errorDetail struct {
+// ErrorDetail is what an ErrorBody says.
+type ErrorDetail struct {
 	Message string  `json:"message"`
 	Type    string  `json:"type"`
 	Param   *string `json:"param"`
@@ -46,11 +48,11 @@ func (g *Gate) refuse(w http.ResponseWriter, r *http.Request, why *llm.Refusal) 
 	for name, values := range why.Header {
 		w.Header()[name] = values
 	}
-	e := errorDetail{Message: why.Message, Type: why.Type, Code: why.Code}
+	e := ErrorDetail{Message: why.Message, Type: why.Type, Code: why.Code}
 	if why.Param != "" {
 		e.Param = &why.Param
 	}
-	g.write(w, r, why.Status, errorBody{e})
+	g.write(w, r, why.Status, ErrorBody{e})
 }
 
 // write encodes a response. A client that left is not an error of ours.

@@ -23,8 +23,8 @@ const (
 	readTimeout = 5 * time.Second // of one page: a filter that finds little in much is told to look at less
 )
 
-// runBody is a run as /v1/runs shows it.
-type runBody struct {
+// Run is a run as /v1/runs shows it.
+type Run struct {
 	ID               string    `json:"id"`
 	Object           string    `json:"object"`
 	Started          time.Time `json:"started"`
@@ -45,8 +45,8 @@ type runBody struct {
 	Error            *string   `json:"error"`
 }
 
-func newRunBody(r db.Run) runBody {
-	b := runBody{ID: r.ID, Object: "run", Started: r.Started.UTC(), AnswerID: r.AnswerID, KeyID: orNull(r.KeyID), Endpoint: r.Endpoint,
+func newRun(r db.Run) Run {
+	b := Run{ID: r.ID, Object: "run", Started: r.Started.UTC(), AnswerID: r.AnswerID, KeyID: orNull(r.KeyID), Endpoint: r.Endpoint,
 		Model: r.Model, Upstream: orNull(r.Upstream), Status: r.Status, Cache: r.Cache, RequestHash: r.RequestHash,
 		PromptTokens: r.PromptTokens, CompletionTokens: r.CompletionTokens, CostMicros: r.CostMicros, SavedMicros: r.SavedMicros,
 		DurationMS: milliseconds(r.Duration), Error: orNull(r.Error)}
@@ -66,12 +66,12 @@ func orNull(s string) *string {
 
 func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
-// runList is a page, in the form of OpenAI's lists.
-type runList struct {
-	Object  string    `json:"object"`
-	Data    []runBody `json:"data"`
-	HasMore bool      `json:"has_more"`
-	After   *string   `json:"after"` // the parameter for the next page; null: this is the last
+// RunPage is a page, in the form of OpenAI's lists.
+type RunPage struct {
+	Object  string  `json:"object"`
+	Data    []Run   `json:"data"`
+	HasMore bool    `json:"has_more"`
+	After   *string `json:"after"` // the parameter for the next page; null: this is the last
 }
 
 // ListRuns serves GET /v1/runs: the caller's tenant's runs, the newest first. It stands behind Authenticate.
@@ -91,13 +91,13 @@ func (g *Gate) ListRuns(w http.ResponseWriter, r *http.Request) {
 		g.failed(w, r, err)
 		return
 	}
-	list := runList{Object: "list", Data: make([]runBody, 0, len(runs))}
+	list := RunPage{Object: "list", Data: make([]Run, 0, len(runs))}
 	for i, run := range runs {
 		if i == page {
 			list.HasMore, list.After = true, orNull(encodeCursor(runs[i-1]))
 			break
 		}
-		list.Data = append(list.Data, newRunBody(run))
+		list.Data = append(list.Data, newRun(run))
 	}
 	g.write(w, r, http.StatusOK, list)
 }
@@ -129,7 +129,7 @@ func (g *Gate) GetRun(w http.ResponseWriter, r *http.Request) {
 		g.failed(w, r, err)
 		return
 	}
-	g.write(w, r, http.StatusOK, newRunBody(run))
+	g.write(w, r, http.StatusOK, newRun(run))
 }
 
 // parseFilter reads the query of ListRuns. What it does not know is refused: a filter with a typo would show

@@ -14,10 +14,10 @@ import (
 	"forgewire/db/dbtest"
 )
 
-func (r *replica) list(t testing.TB, key, query string) runList {
+func (r *replica) list(t testing.TB, key, query string) RunPage {
 	t.Helper()
 	w := r.get(key, "/v1/runs?"+query)
-	var l runList
+	var l RunPage
 	if err := json.Unmarshal(w.Body.Bytes(), &l); err != nil || w.Code != 200 {
 		t.Fatalf("%s: %d %s", query, w.Code, w.Body)
 	}
@@ -54,7 +54,7 @@ func TestRuns(t *testing.T) {
 	r.written(t, 26)
 
 	seen := map[string]bool{}
-	var all []runBody
+	var all []Run
 	for query := "limit=7"; query != ""; {
 		l := r.list(t, key, query)
 		query = ""
@@ -105,7 +105,7 @@ func TestRuns(t *testing.T) {
 		if w := r.get(stranger, "/v1/runs/"+x.ID); w.Code != http.StatusNotFound || code(t, w) != "not_found" {
 			t.Fatalf("a stranger reads %s", w.Body)
 		}
-		var one runBody
+		var one Run
 		w := r.get(key, "/v1/runs/"+x.ID)
 		if err := json.Unmarshal(w.Body.Bytes(), &one); err != nil || w.Code != 200 || one.ID != x.ID || *one.KeyID != id {
 			t.Fatalf("%d %s", w.Code, w.Body)
@@ -181,7 +181,7 @@ func TestFullQueue(t *testing.T) {
 	}
 	r.written(t, n-dropped)
 	r.settled(t)
-	var used usageBody
+	var used Usage
 	if err := json.Unmarshal(r.get(serverKey, "/v1/usage").Body.Bytes(), &used); err != nil || used.Total.Requests != n || used.Total.CostMicros != n*7 {
 		t.Errorf("%+v, %v", used, err)
 	}
@@ -197,10 +197,10 @@ func TestStopWhileDatabaseIsAway(t *testing.T) {
 	}
 	began := time.Now()
 	r.stop()
-	if d := time.Since(began); d > 2*insertTimeout {
+	if d := time.Since(began); d > 15*time.Second {
 		t.Errorf("it took %v", d)
 	}
-	if s := r.Stats(); s.Dropped != 10 || s.Written != 0 || s.Waiting != 0 && s.Dropped+uint64(s.Waiting) < 10 {
+	if s := r.Stats(); s.Dropped != 10 || s.Written != 0 {
 		t.Errorf("%+v", s)
 	}
 	if l := r.logs.String(); !strings.Contains(l, "the last runs are lost") || !strings.Contains(l, "used last is lost") {
@@ -223,12 +223,12 @@ func TestUsage(t *testing.T) {
 	r.Record(run(llm.Caller{Tenant: "acme", KeyID: other}, llm.Miss, 2, 1))
 	r.Record(run(llm.Caller{Tenant: "evil", KeyID: stranger}, llm.Miss, 1000, 1000))
 	r.settled(t)
-	var u usageBody
+	var u Usage
 	w := r.get(key, "/v1/usage")
 	if err := json.Unmarshal(w.Body.Bytes(), &u); err != nil || w.Code != 200 {
 		t.Fatalf("%d %s", w.Code, w.Body)
 	}
-	want := usageSum{Requests: 4, Cached: 1, Unpriced: 1, PromptTokens: 16, CompletionTokens: 16, CostMicros: 8, SavedMicros: 7}
+	want := UsageSum{Requests: 4, Cached: 1, Unpriced: 1, PromptTokens: 16, CompletionTokens: 16, CostMicros: 8, SavedMicros: 7}
 	if u.Total != want || len(u.Keys) != 2 || u.Tenant != "acme" || u.Since.Day() != 1 || u.Until.Day() != 1 {
 		t.Errorf("%s", w.Body)
 	}

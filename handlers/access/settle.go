@@ -7,18 +7,18 @@ import (
 	"forgewire/db"
 )
 
-// run settles until ctx ends, and then once more. The first use after a silence is settled at once; those that
+// run settles until ctx ends, and then what is left, as long as work lasts. The first use after a silence is settled at once; those that
 // come meanwhile share the next settlement.
-func (l *ledger) run(ctx context.Context) error {
+func (l *ledger) run(ctx, work context.Context) error {
 	pause := time.NewTimer(0)
 	defer pause.Stop()
 	for wait := settleEvery; ; {
 		select {
 		case <-l.wake:
 		case <-ctx.Done():
-			return l.settleAll(context.WithoutCancel(ctx))
+			return l.settleAll(work)
 		}
-		if err := l.settle(ctx); err != nil && ctx.Err() == nil {
+		if err := l.settle(work); err != nil {
 			wait = min(2*wait, settleTimeout)
 			l.logger.Warn("what the API keys used could not be settled: each replica keeps to the limits by itself until that goes well", "error", err)
 		} else {
@@ -34,8 +34,6 @@ func (l *ledger) run(ctx context.Context) error {
 
 // settleAll settles what is left when the replica stops.
 func (l *ledger) settleAll(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, settleTimeout)
-	defer cancel()
 	for {
 		l.mu.Lock()
 		left := len(l.pending)

@@ -9,22 +9,24 @@ import (
 	"forgewire/db"
 )
 
-// usageBody is what a tenant used in a calendar month (UTC), as /v1/usage shows it.
-type usageBody struct {
+// Usage is what a tenant used in a calendar month (UTC), as /v1/usage shows it.
+type Usage struct {
 	Object string     `json:"object"`
 	Tenant string     `json:"tenant"`
 	Since  time.Time  `json:"since"`
 	Until  time.Time  `json:"until"`
-	Total  usageSum   `json:"total"`
-	Keys   []usageKey `json:"keys"`
+	Total  UsageSum   `json:"total"`
+	Keys   []UsageKey `json:"keys"`
 }
 
-type usageKey struct {
+// UsageKey is what one key used.
+type UsageKey struct {
 	KeyID *string `json:"key_id"` // null: the server's own key
-	usageSum
+	UsageSum
 }
 
-type usageSum struct {
+// UsageSum adds requests up.
+type UsageSum struct {
 	Requests         int64 `json:"requests"`
 	Cached           int64 `json:"cached"`   // that no upstream was asked for
 	Unpriced         int64 `json:"unpriced"` // whose cost is not in cost_micros, since the price is not known
@@ -46,11 +48,11 @@ func (g *Gate) Usage(w http.ResponseWriter, r *http.Request) {
 		g.failed(w, r, err)
 		return
 	}
-	body := usageBody{Object: "usage", Tenant: caller.Tenant, Since: since, Until: since.AddDate(0, 1, 0), Keys: make([]usageKey, 0, len(rows))}
+	body := Usage{Object: "usage", Tenant: caller.Tenant, Since: since, Until: since.AddDate(0, 1, 0), Keys: make([]UsageKey, 0, len(rows))}
 	for _, u := range rows {
-		sum := usageSum{Requests: u.Requests, Cached: u.Cached, Unpriced: u.Unpriced, PromptTokens: u.PromptTokens,
+		sum := UsageSum{Requests: u.Requests, Cached: u.Cached, Unpriced: u.Unpriced, PromptTokens: u.PromptTokens,
 			CompletionTokens: u.CompletionTokens, CostMicros: u.CostMicros, SavedMicros: u.SavedMicros}
-		body.Keys = append(body.Keys, usageKey{KeyID: orNull(u.KeyID), usageSum: sum})
+		body.Keys = append(body.Keys, UsageKey{KeyID: orNull(u.KeyID), UsageSum: sum})
 		t := &body.Total
 		t.Requests += u.Requests
 		t.Cached += u.Cached

@@ -119,7 +119,7 @@ func TestRevokedEverywhereAtOnce(t *testing.T) {
 	url := dbtest.New(t)
 	pool := newPool(t, url)
 	a, b := newReplica(t, pool), newReplica(t, newPool(t, url))
-	listen(t, url, a.Gate, b.Gate)
+	listen(t, url, a, b)
 	for name, revoke := range map[string]string{
 		"the function": "SELECT forgewire.revoke_key($1)",
 		"an update":    "UPDATE forgewire.keys SET expires_at = now() - interval '1 second' WHERE id = $1",

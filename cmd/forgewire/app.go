@@ -97,17 +97,7 @@ func newApp(cfg appConfig) (*app, error) {
 		pool.Close()
 		return nil, fmt.Errorf("make the realtime node: %w", err)
 	}
-	gate, err := access.New(access.Config{Pool: pool, Logger: logger, ServerKey: cfg.APIKey.Reveal(),
-		Retention: cfg.RunRetention, Flush: cfg.ShutdownTimeout / flushShare})
-	if err != nil {
-		pool.Close()
-		return nil, fmt.Errorf("make the gate of /v1: %w", err)
-	}
-	node.Hear(access.Topic, gate.Hear)
-	routes, err := handlers.Routes(handlers.Config{
-		Node: node, Gate: gate, Logger: logger, APIKey: cfg.APIKey.Reveal(), MaxPublicationBytes: cfg.MaxPublicationBytes,
-		Version: version, MetricsElsewhere: cfg.MetricsPort != 0, Home: cfg.Demo, ClientIPHeader: cfg.ClientIPHeader,
-	})
+	gate, routes, err := newRoutes(cfg, pool, node, logger)
 	if err != nil {
 		pool.Close()
 		return nil, err
@@ -119,6 +109,21 @@ func newApp(cfg appConfig) (*app, error) {
 		a.metrics = newServer(mux, logger)
 	}
 	return a, nil
+}
+
+// newRoutes makes the HTTP side: who may use /v1, and all routes.
+func newRoutes(cfg appConfig, pool *pgxpool.Pool, node *realtime.Node, logger *slog.Logger) (*access.Gate, http.Handler, error) {
+	gate, err := access.New(access.Config{Pool: pool, Logger: logger, ServerKey: cfg.APIKey.Reveal(),
+		Retention: cfg.RunRetention, Flush: cfg.ShutdownTimeout / flushShare})
+	if err != nil {
+		return nil, nil, fmt.Errorf("make the gate of /v1: %w", err)
+	}
+	node.Hear(access.Topic, gate.Hear)
+	routes, err := handlers.Routes(handlers.Config{
+		Node: node, Gate: gate, Logger: logger, APIKey: cfg.APIKey.Reveal(), MaxPublicationBytes: cfg.MaxPublicationBytes,
+		Version: version, MetricsElsewhere: cfg.MetricsPort != 0, Home: cfg.Demo, ClientIPHeader: cfg.ClientIPHeader,
+	})
+	return gate, routes, err
 }
 
 func newServer(h http.Handler, logger *slog.Logger) *http.Server {

@@ -158,7 +158,7 @@ func parseFilter(query string) (db.RunFilter, *llm.Refusal) {
 func setFilter(f *db.RunFilter, name, v string) (why string) {
 	var n int
 	var err error
-	ok := true
+	var ok bool
 	switch name {
 	case "limit":
 		f.Limit, err = strconv.Atoi(v)

@@ -43,7 +43,7 @@ func (l *ledger) settleAll(ctx context.Context) error {
 		}
 		if err := l.settle(ctx); err != nil {
 			l.logger.Error("what the API keys used last is lost", "keys", left, "error", err)
-			return nil //nolint:nilerr // handled: the replica stops all the same
+			return nil // the replica stops all the same
 		}
 	}
 }

@@ -2,6 +2,7 @@ package access
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -159,7 +160,7 @@ func TestMissedAnnouncement(t *testing.T) {
 	if err := db.RevokeKey(t.Context(), r.pool, id); err != nil {
 		t.Fatal(err)
 	}
-	if err := db.RevokeKey(t.Context(), r.pool, id); err != db.ErrNotFound {
+	if err := db.RevokeKey(t.Context(), r.pool, id); !errors.Is(err, db.ErrNotFound) {
 		t.Errorf("revoked twice: %v", err)
 	}
 	if w := r.ask(key); w.Code != 200 {

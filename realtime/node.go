@@ -92,6 +92,7 @@ func New(cfg Config) (*Node, error) {
 	n := &Node{cfg: cfg, logger: cfg.Logger, log: NewLog(cfg.Pool), hub: newHub(), health: newHealth(cfg.Pool),
 		id: uuid.NewString(), started: time.Now(), draining: make(chan struct{}), hearers: map[string][]func([]byte){}}
 	n.past = n.log
+	n.hub.tail.age = cfg.RetentionAge
 	if err := n.guard(); err != nil {
 		return nil, err
 	}

@@ -303,3 +303,25 @@ func (c *counting) send(b []byte, _ int) error {
 	c.bytes += len(b)
 	return nil
 }
+
+// What is older than the log keeps is not told from memory either.
+func TestTailKeepsToTheRetention(t *testing.T) {
+	t.Parallel()
+	tail := tail{limit: 10, age: time.Minute}
+	tail.reset(Position{10, "x"})
+	old := message("a", 1)
+	old.Offset, old.published = 11, time.Now().Add(-2*time.Minute)
+	recent := message("a", 2)
+	recent.Offset = 12
+	tail.add([]Message{old})
+	if m := tail.latest("a", 100); m != nil {
+		t.Errorf("the latest is %d", m.Offset)
+	}
+	tail.add([]Message{recent})
+	if _, ok, _ := tail.recover("a", Position{10, "x"}, 100, kept{}); ok {
+		t.Error("it told an old message")
+	}
+	if got, ok, err := tail.recover("a", Position{11, "x"}, 100, kept{}); !ok || err != nil || len(got) != 1 {
+		t.Errorf("%v, %t, %v", got, ok, err)
+	}
+}

@@ -20,7 +20,8 @@ const (
 // It vouches only for what it has seen: a position that is not one of its messages', nor the one that it
 // begins after, may have been lost or be another replica's, and the log must judge it.
 type tail struct {
-	limit int // messages
+	limit int           // messages
+	age   time.Duration // how long a message is told from here: the log's retention; 0 for ever
 
 	mu        sync.RWMutex
 	ring      []*Message // of limit, made with the first message
@@ -147,6 +148,9 @@ func (t *tail) recover(channel string, since Position, upto uint64, k kept) (mis
 	if len(list) == 0 {
 		return nil, true, nil
 	}
+	if t.tooOld(list[0]) {
+		return nil, false, nil
+	}
 	if k.size > 0 && len(list) > k.size || k.ttl > 0 && list[0].published.Before(time.Now().Add(-k.ttl)) {
 		return nil, true, ErrUnrecoverable
 	}
@@ -158,10 +162,15 @@ func (t *tail) latest(channel string, upto uint64) *Message {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	list := t.byChannel[channel]
-	if i := after(list, upto); i > 0 && list[i-1].Offset > t.hidden[channel] {
+	if i := after(list, upto); i > 0 && list[i-1].Offset > t.hidden[channel] && !t.tooOld(list[i-1]) {
 		return list[i-1]
 	}
 	return nil
+}
+
+// tooOld says whether a message may have been retired.
+func (t *tail) tooOld(m *Message) bool {
+	return t.age > 0 && m.published.Before(time.Now().Add(-t.age))
 }
 
 // knows says whether a position is one that this tail saw in the log.

@@ -112,7 +112,7 @@ func (g *Gate) Limit(next http.Handler) http.Handler {
 			g.refuse(w, r, missingKey)
 			return
 		}
-		left, why := g.ledger.take(caller.KeyID, time.Now())
+		left, why := g.ledger.admit(r.Context(), caller.KeyID)
 		if left != nil {
 			left.header(w.Header())
 		}

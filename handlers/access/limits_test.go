@@ -1,6 +1,7 @@
 package access
 
 import (
+	"context"
 	"net/http"
 	"strconv"
 	"sync"
@@ -99,39 +100,89 @@ func TestMeter(t *testing.T) {
 	}
 }
 
-// Two replicas that are asked at once admit more than the limit only by what one settlement takes, and make up
-// for it.
+// Replicas that are asked at once admit more than the limit only by what each may take before it settles, and make
+// up for it.
 func TestReplicasShareALimit(t *testing.T) {
 	t.Parallel()
 	url := dbtest.New(t)
 	a, b := newReplica(t, newPool(t, url)), newReplica(t, newPool(t, url))
-	const limit = 50
-	id, key := createKey(t, a.pool, func(k *db.Key) { k.RequestsPerMinute = new(int64(limit)) })
-	var admitted atomic.Int64
-	var wg sync.WaitGroup
-	for _, r := range []*replica{a, b} {
-		wg.Go(func() {
-			for range 2 * limit {
-				if r.ask(key).Code == 200 {
-					admitted.Add(1)
-				}
+	for _, limit := range []int64{5, 100} {
+		id, key := createKey(t, a.pool, func(k *db.Key) { k.RequestsPerMinute = new(limit) })
+		var admitted atomic.Int64
+		var wg sync.WaitGroup
+		began := time.Now()
+		for _, r := range []*replica{a, b} {
+			for range 8 {
+				wg.Go(func() {
+					for range limit {
+						if r.ask(key).Code == 200 {
+							admitted.Add(1)
+						}
+					}
+				})
 			}
-		})
+		}
+		wg.Wait()
+		refilled := int64(time.Since(began).Minutes()*float64(limit)) + 1
+		a.settled(t)
+		b.settled(t)
+		n := admitted.Load()
+		if most := limit + 2*max(1, limit/maxAhead) + refilled; n < limit || n > most {
+			t.Errorf("limit %d: %d were admitted, at most %d should be", limit, n, most)
+		}
+		_, s, err := db.KeyByID(t.Context(), a.pool, id)
+		if left := float64(limit - n); err != nil || s.RequestsLeft < left || s.RequestsLeft > left+float64(refilled)+1 {
+			t.Errorf("limit %d: %d were admitted and %v are left (%v)", limit, n, s.RequestsLeft, err)
+		}
+		c := newReplica(t, newPool(t, url)) // has only what the database knows
+		if w := c.ask(key); w.Code != http.StatusTooManyRequests {
+			t.Errorf("limit %d: a new replica: %d", limit, w.Code)
+		}
 	}
-	wg.Wait()
-	a.settled(t)
-	b.settled(t)
-	n := admitted.Load()
-	if n < limit || n > 2*limit+2 {
-		t.Errorf("%d were admitted", n)
+}
+
+// Who would have to wait for a database that hangs does not wait for long, and for one that is known to be away not
+// at all.
+func TestNobodyWaitsForLong(t *testing.T) {
+	t.Parallel()
+	r := newReplica(t, newPool(t, dbtest.New(t)))
+	_, key := createKey(t, r.pool, func(k *db.Key) { k.RequestsPerMinute = new(int64(5)) })
+	tx, err := r.pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
 	}
-	_, s, err := db.KeyByID(t.Context(), a.pool, id)
-	if err != nil || s.RequestsLeft > float64(limit-n)+10 || s.RequestsLeft < float64(limit-n) {
-		t.Errorf("%d were admitted and %v are left (%v)", n, s.RequestsLeft, err)
+	defer tx.Rollback(t.Context())
+	if _, err = tx.Exec(t.Context(), "LOCK TABLE forgewire.meters IN ACCESS EXCLUSIVE MODE; LOCK TABLE forgewire.usage IN ACCESS EXCLUSIVE MODE"); err != nil {
+		t.Fatal(err)
 	}
-	c := newReplica(t, newPool(t, url)) // has only what the database knows
-	if w := c.ask(key); w.Code != http.StatusTooManyRequests {
-		t.Errorf("a new replica: %d", w.Code)
+	id, _ := keyID(key)
+	r.ledger.learned(db.Key{ID: id, Tenant: "acme", RequestsPerMinute: new(int64(5))}, db.Standing{RequestsLeft: 5})
+	began := time.Now()
+	for i := range 2 {
+		if _, why := r.ledger.admit(t.Context(), id); why != nil {
+			t.Fatalf("request %d: %v", i, why)
+		}
+	}
+	if d := time.Since(began); d < patience || d > 4*patience {
+		t.Errorf("two took %v", d)
+	}
+	r.ledger.mu.Lock()
+	r.ledger.failing = true
+	r.ledger.mu.Unlock()
+	began = time.Now()
+	if _, why := r.ledger.admit(t.Context(), id); why != nil {
+		t.Fatal(why)
+	}
+	if d := time.Since(began); d > patience/2 {
+		t.Errorf("it took %v", d)
+	}
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	r.ledger.mu.Lock()
+	r.ledger.failing = false
+	r.ledger.mu.Unlock()
+	if _, why := r.ledger.admit(gone, id); why == nil {
+		t.Error("one who left was admitted")
 	}
 }
 
@@ -205,7 +256,7 @@ func TestBudget(t *testing.T) {
 			t.Errorf("a budget of nothing: %d", w.Code)
 		}
 	}
-	if _, why := a.ledger.take(id, time.Now().AddDate(0, 1, 0)); why != nil {
+	if _, why, _ := a.ledger.take(id, time.Now().AddDate(0, 1, 0), false); why != nil {
 		t.Errorf("the next month: %v", why)
 	}
 }

@@ -8,7 +8,7 @@ import (
 )
 
 // run settles until ctx ends, and then what is left, as long as work lasts. The first use after a silence is settled at once; those that
-// come meanwhile share the next settlement.
+// come meanwhile share the next settlement, which comes at once where somebody waits for it.
 func (l *ledger) run(ctx, work context.Context) error {
 	pause := time.NewTimer(0)
 	defer pause.Stop()
@@ -27,6 +27,7 @@ func (l *ledger) run(ctx, work context.Context) error {
 		pause.Reset(wait)
 		select {
 		case <-pause.C:
+		case <-l.hurry:
 		case <-ctx.Done():
 		}
 	}
@@ -84,6 +85,9 @@ func (l *ledger) end(uses []db.Use, standings map[string]db.Standing, err error)
 	now := time.Now()
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.failing = err != nil
+	close(l.settled)
+	l.settled = make(chan struct{})
 	for _, u := range uses {
 		a := l.accounts[u.KeyID]
 		if err != nil {

@@ -272,6 +272,41 @@ func TestDatabaseAway(t *testing.T) {
 	}
 }
 
+// A server that accepts and does not answer costs known keys a moment once, and others a clear answer. Not parallel:
+// it stops the server of all tests.
+func TestDatabaseHangs(t *testing.T) {
+	r := newReplica(t, newPool(t, dbtest.New(t)))
+	_, key := createKey(t, r.pool, nil)
+	_, never := createKey(t, r.pool, nil)
+	if w := r.ask(key); w.Code != 200 {
+		t.Fatal(w.Code)
+	}
+	if err := dbtest.Server().Pause(); err != nil {
+		t.Fatal(err)
+	}
+	defer dbtest.Server().Resume() //nolint:errcheck // again, if the test failed
+	r.Hear(nil)
+	for i, most := range []time.Duration{2 * hurry, hurry / 2} {
+		began := time.Now()
+		if w := r.ask(key); w.Code != 200 || time.Since(began) > most {
+			t.Errorf("request %d: %d after %v", i, w.Code, time.Since(began))
+		}
+	}
+	began := time.Now()
+	if w := r.ask(never); w.Code != http.StatusServiceUnavailable || time.Since(began) > 2*askTimeout {
+		t.Errorf("%d after %v", w.Code, time.Since(began))
+	}
+	for range 10 {
+		r.Record(run(llm.Caller{Tenant: DefaultTenant}, llm.Miss, 1, 1))
+	}
+	if err := dbtest.Server().Resume(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the other key is good", func() bool { return r.ask(never).Code == 200 })
+	r.written(t, 10)
+	r.settled(t)
+}
+
 func FuzzKeyID(f *testing.F) {
 	_, key, _ := NewKey()
 	f.Add(key)
@@ -308,7 +343,7 @@ func BenchmarkVerify(b *testing.B) {
 		id, _ := keyID(key)
 		b.RunParallel(func(pb *testing.PB) {
 			for pb.Next() {
-				if _, why := r.ledger.take(id, time.Now()); why != nil {
+				if _, why := r.ledger.admit(b.Context(), id); why != nil {
 					b.Error(why)
 				}
 			}

@@ -1,6 +1,7 @@
 package access
 
 import (
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -291,6 +292,9 @@ func TestDatabaseHangs(t *testing.T) {
 		if w := r.ask(key); w.Code != 200 || time.Since(began) > most {
 			t.Errorf("request %d: %d after %v", i, w.Code, time.Since(began))
 		}
+	}
+	if v, ok := r.verifier.known.GetIfPresent(sha256.Sum256([]byte(key))); !ok || time.Until(v.fresh) > askAgain {
+		t.Errorf("what stands in is asked for again only at %v", v.fresh)
 	}
 	began := time.Now()
 	if w := r.ask(never); w.Code != http.StatusServiceUnavailable || time.Since(began) > 2*askTimeout {

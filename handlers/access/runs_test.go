@@ -236,3 +236,18 @@ func TestUsage(t *testing.T) {
 		t.Errorf("%+v", u)
 	}
 }
+
+// What the run log takes from the database's side: runs a second, written.
+func BenchmarkJournal(b *testing.B) {
+	r := newReplica(b, newPool(b, dbtest.New(b)))
+	for i := range b.N {
+		if i%(maxQueued/4) == 0 && i > maxQueued/2 {
+			r.written(b, uint64(i-maxQueued/2))
+		}
+		r.Record(run(llm.Caller{Tenant: DefaultTenant}, llm.Miss, 10, 7))
+	}
+	r.written(b, uint64(b.N))
+	if d := r.Stats().Dropped; d > 0 {
+		b.Errorf("%d dropped", d)
+	}
+}

@@ -69,6 +69,7 @@ type verifier struct {
 	asking         singleflight.Group           // by the whole hash, and what was heard until then
 	turns          chan struct{}                // room for those who ask
 
+	warned  atomic.Int64  // when it last did, in seconds since 1970
 	epoch   atomic.Uint64 // counts the times that everything was forgotten
 	changes atomic.Uint64 // counts what was heard: what was read before must not be stored after
 
@@ -108,7 +109,9 @@ func (v *verifier) verify(ctx context.Context, key string) (llm.Caller, *llm.Ref
 		return v.ask(context.WithoutCancel(ctx), h, id, found, changes)
 	})
 	if err != nil {
-		v.logger.WarnContext(ctx, "an API key could not be looked up", "key", id, "error", err)
+		if v.mayWarn() {
+			v.logger.WarnContext(ctx, "an API key could not be looked up", "key", id, "error", err)
+		}
 		return llm.Caller{}, unavailable
 	}
 	return answer.(*verdict).judge(time.Now())
@@ -129,7 +132,9 @@ func (v *verifier) ask(ctx context.Context, h hash, id string, old *verdict, cha
 		if !standsIn {
 			return nil, err
 		}
-		v.logger.WarnContext(ctx, "an API key could not be looked up: what was known of it stands in", "key", id, "error", err)
+		if v.mayWarn() {
+			v.logger.WarnContext(ctx, "an API key could not be looked up: what was known of it stands in", "key", id, "error", err)
+		}
 		again := *old
 		again.epoch, again.fresh = epoch, time.Now().Add(askAgain)
 		found = &again
@@ -147,6 +152,13 @@ func (v *verifier) ask(ctx context.Context, h hash, id string, old *verdict, cha
 		v.known.Set(h, found)
 	}
 	return found, nil
+}
+
+// mayWarn says yes once a second: whoever sends made-up keys while the database is away must not fill the log.
+func (v *verifier) mayWarn() bool {
+	now := time.Now().Unix()
+	last := v.warned.Load()
+	return last != now && v.warned.CompareAndSwap(last, now)
 }
 
 // look reads the key's row. An id that does not exist and a wrong secret take the same way: one query and one

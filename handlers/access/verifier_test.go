@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"testing"
@@ -349,6 +350,21 @@ func BenchmarkVerify(b *testing.B) {
 			for pb.Next() {
 				if _, why := r.ledger.admit(b.Context(), id); why != nil {
 					b.Error(why)
+				}
+			}
+		})
+	})
+	b.Run("middleware", func(b *testing.B) {
+		next := http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})
+		h := r.Authenticate(r.Limit(next))
+		b.ReportAllocs()
+		b.RunParallel(func(pb *testing.PB) {
+			req := httptest.NewRequest("POST", "/", nil)
+			req.Header.Set("Authorization", "Bearer "+key)
+			for pb.Next() {
+				w := httptest.NewRecorder()
+				if h.ServeHTTP(w, req); w.Code != 200 {
+					b.Error(w.Code)
 				}
 			}
 		})

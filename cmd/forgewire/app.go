@@ -15,6 +15,7 @@ import (
 
 	"forgewire/db"
 	"forgewire/handlers"
+	"forgewire/handlers/access"
 	"forgewire/infra/config"
 	"forgewire/infra/logging"
 	"forgewire/realtime"
@@ -29,6 +30,9 @@ const (
 	maxHeaderBytes    = 32 << 10
 )
 
+// flushShare is which part of the grace is left, when requests have ended, to record them.
+const flushShare = 5
+
 // appConfig is what one replica is made of.
 type appConfig struct {
 	*config.Config
@@ -42,6 +46,7 @@ type app struct {
 	cfg    appConfig
 	pool   *pgxpool.Pool
 	node   *realtime.Node
+	gate   *access.Gate
 	server *http.Server
 	// metrics serves /metrics without a key, on a port of its own; nil without one.
 	metrics *http.Server
@@ -64,15 +69,12 @@ func newApp(cfg appConfig) (*app, error) {
 		pool.Close()
 		return nil, fmt.Errorf("make the realtime node: %w", err)
 	}
-	routes, err := handlers.Routes(handlers.Config{
-		Node: node, Logger: logger, APIKey: cfg.APIKey.Reveal(), MaxPublicationBytes: cfg.MaxPublicationBytes,
-		Version: version, MetricsElsewhere: cfg.MetricsPort != 0, Home: cfg.Demo, ClientIPHeader: cfg.ClientIPHeader,
-	})
+	gate, routes, err := newRoutes(cfg, pool, node, logger)
 	if err != nil {
 		pool.Close()
 		return nil, err
 	}
-	a := &app{cfg: cfg, pool: pool, node: node, server: newServer(routes, logger)}
+	a := &app{cfg: cfg, pool: pool, node: node, gate: gate, server: newServer(routes, logger)}
 	if cfg.MetricsPort != 0 {
 		mux := http.NewServeMux()
 		mux.Handle("GET /metrics", handlers.Metrics(node))
@@ -127,6 +129,21 @@ func realtimeConfig(cfg appConfig) (realtime.Config, error) {
 	}, nil
 }
 
+// newRoutes makes the HTTP side: who may use /v1, and all routes.
+func newRoutes(cfg appConfig, pool *pgxpool.Pool, node *realtime.Node, logger *slog.Logger) (*access.Gate, http.Handler, error) {
+	gate, err := access.New(access.Config{Pool: pool, Logger: logger, ServerKey: cfg.APIKey.Reveal(),
+		Retention: cfg.RunRetention, Flush: cfg.ShutdownTimeout / flushShare})
+	if err != nil {
+		return nil, nil, fmt.Errorf("make the gate of /v1: %w", err)
+	}
+	node.Hear(access.Topic, gate.Hear)
+	routes, err := handlers.Routes(handlers.Config{
+		Node: node, Gate: gate, Logger: logger, APIKey: cfg.APIKey.Reveal(), MaxPublicationBytes: cfg.MaxPublicationBytes,
+		Version: version, MetricsElsewhere: cfg.MetricsPort != 0, Home: cfg.Demo, ClientIPHeader: cfg.ClientIPHeader,
+	})
+	return gate, routes, err
+}
+
 func newServer(h http.Handler, logger *slog.Logger) *http.Server {
 	return &http.Server{
 		Handler:           h,
@@ -145,6 +162,9 @@ func newServer(h http.Handler, logger *slog.Logger) *http.Server {
 func (a *app) Run(ctx context.Context, ln, metrics net.Listener) error {
 	defer a.pool.Close()
 	g, ctx := errgroup.WithContext(ctx)
+	// The gate is the last to stop: requests that end on the way are still to be recorded.
+	served, endGate := context.WithCancel(context.WithoutCancel(ctx))
+	g.Go(func() error { return a.gate.Run(served) })
 	g.Go(func() error {
 		if err := a.server.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
 			return fmt.Errorf("serve HTTP: %w", err)
@@ -166,8 +186,9 @@ func (a *app) Run(ctx context.Context, ln, metrics net.Listener) error {
 	}
 	g.Go(func() error { return a.node.Run(ctx) })
 	g.Go(func() error {
+		defer endGate()
 		<-ctx.Done()
-		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), a.cfg.ShutdownTimeout)
+		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), a.cfg.ShutdownTimeout-a.cfg.ShutdownTimeout/flushShare)
 		defer cancel()
 		if err := a.server.Shutdown(grace); err != nil {
 			_ = a.server.Close() // what did not end in its time is cut

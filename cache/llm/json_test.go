@@ -58,7 +58,7 @@ func TestWhatReadersDisagreeAboutIsRefused(t *testing.T) {
 	for text, want := range map[string]error{
 		`{"a":1,"a":2}`: errDuplicate, `{"a":1,"\u0061":2}`: errDuplicate, `[{"x":{"a":1,"b":2,"a":1}}]`: errDuplicate,
 		"{" + strings.Join(many, ",") + `,"k":2}`: errDuplicate,
-		deep:                                      errTooDeep, "\"\xff\"": errNotUTF8, "": errNotJSON, "{": errNotJSON, `{"a":1}x`: errNotJSON,
+		deep: errTooDeep, "\"\xff\"": errNotUTF8, "": errNotJSON, "{": errNotJSON, `{"a":1}x`: errNotJSON,
 		`{a:1}`: errNotJSON, `01`: errNotJSON, `NaN`: errNotJSON, `{"a":1,}`: errNotJSON, "\xef\xbb\xbf{}": errNotJSON,
 	} {
 		if _, err := parseJSON([]byte(text)); !errors.Is(err, want) {
@@ -148,6 +148,9 @@ func shape(v any) any {
 			return nil
 		}
 		if f, ok := new(big.Float).SetPrec(200).SetString(string(v)); ok {
+			if f.Sign() == 0 {
+				return "0"
+			}
 			return f.Text('g', 40)
 		}
 		return nil

@@ -144,14 +144,11 @@ func shape(v any) any {
 	case string:
 		return ""
 	case json.Number:
-		if len(v) > 30 {
-			return nil
-		}
-		if f, ok := new(big.Float).SetPrec(200).SetString(string(v)); ok {
+		if f, ok := new(big.Float).SetPrec(1000).SetString(string(v)); ok {
 			if f.Sign() == 0 {
 				return "0"
 			}
-			return f.Text('g', 40)
+			return f.Text('g', 100)
 		}
 		return nil
 	}

@@ -93,8 +93,11 @@ func chunk(n node, object string, choices []byte) []byte {
 
 func splitChat(n node) (events []event) {
 	const object = "chat.completion.chunk"
-	for _, c := range n.get("choices").items {
+	for i, c := range n.get("choices").items {
 		index := c.get("index").raw
+		if index == nil {
+			index = strconv.AppendInt(nil, int64(i), 10)
+		}
 		emit := func(delta, rest []byte) {
 			b := append([]byte(`{"index":`), index...)
 			b = append(append(append(b, `,"delta":{`...), delta...), '}')

@@ -10,7 +10,8 @@ import (
 // Bounds of what one upstream may send for one answer.
 const (
 	maxEventBytes  = 8 << 20
-	maxAnswerBytes = 16 << 20 // all events, or the one object
+	maxAnswerBytes = 16 << 20 // all events; a larger object is neither stored nor shared
+	maxObjectBytes = 64 << 20 // a list of many embeddings
 )
 
 var errEventTooLarge = errors.New("the upstream sent an event that is too large")

@@ -56,12 +56,12 @@ func newClient(u Upstreams) *client {
 
 // A question is what an upstream is asked.
 type question struct {
-	method   string
-	path     string // below the base URL, with the query
-	body     func(model string) []byte
-	routes   []route
-	header   http.Header // of the caller's, what may go on
-	callerBy string      // the caller's own key, for upstreams with PassThrough
+	method string
+	path   string // below the base URL, with the query
+	body   func(model string) []byte
+	routes []route
+	header http.Header // of the caller's, what may go on
+	ownKey string      // the caller's own key, for upstreams with PassThrough
 }
 
 // An answer is an upstream's response whose body has not been read.
@@ -141,10 +141,10 @@ func (c *client) send(ctx context.Context, q question, r route) (*http.Response,
 		req.Header[name] = values
 	}
 	switch {
-	case u.Key == PassThrough && q.callerBy == "":
+	case u.Key == PassThrough && q.ownKey == "":
 		return nil, errNoKey
 	case u.Key == PassThrough:
-		req.Header.Set("Authorization", "Bearer "+q.callerBy)
+		req.Header.Set("Authorization", "Bearer "+q.ownKey)
 	case u.Key != "":
 		req.Header.Set("Authorization", "Bearer "+u.Key)
 	}

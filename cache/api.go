@@ -11,7 +11,7 @@ import (
 // Bounds that hold whatever the configuration says.
 const (
 	// MaxValueBytes is the largest value that is kept; a larger one is not cached.
-	MaxValueBytes = 16 << 20
+	MaxValueBytes = 8 << 20
 	// MaxLife is the longest that a value is kept, its stale time included.
 	MaxLife = 30 * 24 * time.Hour
 	// MaxTags is how many tags a value may have; one with more is not cached.
@@ -111,6 +111,8 @@ var (
 	// ErrUnavailable means that Valkey could not be reached. Purge has emptied the
 	// local copies and does the rest as soon as it can.
 	ErrUnavailable = errors.New("the cache is unavailable")
+	// ErrURL means that Config.URL is not one of a Valkey server.
+	ErrURL = errors.New("not a valid URL of Valkey: look at its parameters and its path")
 	// ErrFillPanicked means that the function given to Fetch panicked.
 	ErrFillPanicked = errors.New("the fill panicked")
 )

@@ -1,25 +1,21 @@
 package cache
 
 import (
-	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
-	"slices"
 	"time"
-)
 
-// maxKeyBytes bounds the keys on the wire and in a notice; a longer one is hashed.
-const maxKeyBytes = 256
+	"golang.org/x/sync/errgroup"
+)
 
 // Cache is the cache of one replica. All methods may be called at any time, also
 // before Run and after it.
 type Cache struct {
-	cfg      Config
 	local    *local
-	counters counters
+	remote   *remote // nil without Valkey
+	notices  *notices
 	flights  flights
+	counters counters
 }
 
 // New makes a cache. It connects to nothing and starts nothing.
@@ -31,75 +27,154 @@ func New(cfg Config) (*Cache, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make the local tier: %w", err)
 	}
-	return &Cache{cfg: cfg, local: l}, nil
+	c := &Cache{local: l, notices: newNotices(cfg.Bus, cfg.Log)}
+	c.flights.open = make(map[string]*flight)
+	if cfg.URL != "" {
+		if c.remote, err = newRemote(cfg, l, &c.counters); err != nil {
+			return nil, err
+		}
+	}
+	return c, nil
 }
 
-// Run connects, and returns when ctx has ended and all that was started has too.
+// Run connects to Valkey, or carries notices to the other replicas. When ctx ends it
+// waits for the fills and calls under way, and after it nothing is cached any more;
+// so let ctx end after the last request has.
 func (c *Cache) Run(ctx context.Context) error {
-	<-ctx.Done()
-	return nil
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return c.local.watch(ctx) })
+	if c.remote != nil {
+		g.Go(func() error { return c.remote.run(ctx) })
+	} else if c.notices.bus != nil {
+		g.Go(func() error { return c.notices.run(ctx) })
+	}
+	g.Go(func() error {
+		<-ctx.Done()
+		c.flights.end()
+		return nil
+	})
+	return g.Wait()
 }
 
 // Get looks a key up. An entry that is past its TTL, but was stored with a stale
 // time that is not over, is returned marked Stale. It never fails: a cache that
 // cannot be used has nothing.
-func (c *Cache) Get(_ context.Context, key string) (Entry, bool) {
-	key = short(key)
+func (c *Cache) Get(ctx context.Context, key string) (Entry, bool) {
+	e, ok := c.look(ctx, valueName(key))
+	c.count(e, ok)
+	return e, ok
+}
+
+func (c *Cache) look(ctx context.Context, name string) (Entry, bool) {
 	now := time.Now()
-	if found, ok := c.local.get(key, now); ok {
-		c.counters.localHits.Add(1)
+	if found, ok := c.local.get(name, now); ok {
 		return found.entry(Local, now), true
 	}
-	c.counters.misses.Add(1)
-	return Entry{}, false
+	if c.remote == nil {
+		return Entry{}, false
+	}
+	rec, ok := c.remote.get(ctx, name)
+	if !ok {
+		return Entry{}, false
+	}
+	return rec.entry(Remote, time.Now()), true
 }
 
-// Set stores a value. It returns once it is stored, or could not be.
-func (c *Cache) Set(_ context.Context, key string, value []byte, o SetOptions) {
-	if o.TTL <= 0 || len(value) > MaxValueBytes || len(o.Tags) > MaxTags {
+func (c *Cache) count(e Entry, ok bool) {
+	switch {
+	case !ok:
+		c.counters.misses.Add(1)
+		return
+	case e.Source == Local:
+		c.counters.localHits.Add(1)
+	default:
+		c.counters.remoteHits.Add(1)
+	}
+	if e.Stale {
+		c.counters.staleHits.Add(1)
+	}
+}
+
+// Set stores a value, in place of an older one everywhere. It returns once that is
+// done, or after 50 ms at most: if it could not be done then the older one, unless
+// o.Fill is set, is deleted as soon as it can be.
+//
+// A value that takes long to make is better stored by Fetch: it drops what was
+// deleted or purged while it was made.
+func (c *Cache) Set(ctx context.Context, key string, value []byte, o SetOptions) {
+	rec, ok := newRecord(value, o.TTL, o.StaleFor, o.Tags)
+	if !ok {
 		return
 	}
-	key = short(key)
-	c.local.drop(key)
-	now := time.Now()
-	r := record{value: bytes.Clone(value), stored: now, ttl: min(o.TTL, MaxLife), tags: slices.Clone(o.Tags)}
-	r.stale = min(max(o.StaleFor, 0), MaxLife-r.ttl)
-	c.local.put(key, &copied{record: r, marks: c.local.marks(key, o.Tags), until: r.end()})
-	c.counters.sets.Add(1)
+	name := valueName(key)
+	c.local.drop(name)
+	if c.remote != nil {
+		c.remote.set(ctx, name, rec, o.Fill)
+		return
+	}
+	c.putLocal(name, rec, c.local.marks(name, rec.tags))
+	if !o.Fill {
+		c.notices.add(name)
+	}
 }
 
-// Delete removes keys here and, at the latest one notification later, on every replica.
-func (c *Cache) Delete(_ context.Context, keys ...string) {
-	for _, key := range keys {
-		c.local.drop(short(key))
+// putLocal stores where this process is the only tier.
+func (c *Cache) putLocal(name string, rec record, m marks) {
+	if c.local.put(name, &copied{record: rec, marks: m, until: rec.end()}) {
+		c.counters.sets.Add(1)
 	}
+}
+
+// Delete removes keys: at once here, and elsewhere as soon as the news can travel.
+// What Fetch is filling for them is not stored. If Valkey does not answer, the keys
+// are remembered (16,384 of them), missed here, and deleted when it is back.
+func (c *Cache) Delete(ctx context.Context, keys ...string) {
+	names := make([]string, len(keys))
+	for i, key := range keys {
+		names[i] = valueName(key)
+	}
+	if c.remote != nil {
+		_ = c.remote.remove(ctx, names) // counted, and remembered
+		return
+	}
+	for _, name := range names {
+		c.local.forget(name)
+	}
+	c.notices.add(names...)
 }
 
 // Purge removes all values that have one of the tags, on every replica, also those
-// that Fetch is filling. On an error other replicas may have them still.
-func (c *Cache) Purge(_ context.Context, tags ...string) error {
-	for _, tag := range tags {
-		c.local.purge(tag)
+// that Fetch is filling now. On an error this replica has none of them any more and
+// others are told as soon as they can be; until then they may serve them.
+func (c *Cache) Purge(ctx context.Context, tags ...string) error {
+	names := tagNames(tags)
+	if c.remote != nil {
+		if err := c.remote.remove(ctx, names); err != nil {
+			return fmt.Errorf("purge tags, which is done later: %w", err)
+		}
+		return nil
 	}
-	return nil
+	for _, name := range names {
+		c.local.forget(name)
+	}
+	c.notices.add(names...)
+	if c.notices.bus == nil {
+		return nil
+	}
+	return c.notices.flush(ctx)
 }
 
-// Announced takes what came over the Bus. Nil means that something may have been
-// missed: all local copies go. It does not block.
+// Announced takes what came over the Bus; nil means that something may have been
+// missed. It does not block. With Valkey it has nothing to do.
 func (c *Cache) Announced(data []byte) {
-	if data == nil {
+	switch {
+	case c.remote != nil:
+	case data == nil:
 		c.local.clear()
+	default:
+		c.notices.announced(c.local, data)
 	}
 }
 
 // Shrink drops that share (0 to 1) of the local copies, because memory is needed.
 func (c *Cache) Shrink(share float64) { c.local.shrink(share) }
-
-// short hashes a key that is too long, and leaves others readable.
-func short(key string) string {
-	if len(key) <= maxKeyBytes {
-		return key
-	}
-	sum := sha256.Sum256([]byte(key))
-	return "sha256:" + hex.EncodeToString(sum[:])
-}

@@ -25,6 +25,7 @@ type local struct {
 	keys   [stripes]atomic.Uint64
 	tags   [stripes]atomic.Uint64
 	all    atomic.Uint64
+	awake  atomic.Pointer[time.Time] // when we last were; nil while nobody watches
 }
 
 // copied is one local copy.
@@ -98,7 +99,7 @@ func (l *local) tagsValid(m marks) bool {
 
 func (l *local) get(key string, now time.Time) (*copied, bool) {
 	c, ok := l.copies.GetIfPresent(key)
-	if !ok {
+	if !ok || l.asleep(now) {
 		return nil, false
 	}
 	// The mark of the key is not looked at: it is shared, and an invalidated key's copy is gone.
@@ -130,8 +131,13 @@ func (l *local) drop(key string) {
 	l.copies.Invalidate(key)
 }
 
-// purge invalidates all that has the tag.
-func (l *local) purge(tag string) { l.tags[l.stripe(tag)].Add(1) }
+// forget invalidates a name: a value's copy, or with a tag's all that has it.
+func (l *local) forget(name string) {
+	l.drop(name)
+	if isTag(name) {
+		l.tags[l.stripe(name)].Add(1)
+	}
+}
 
 // clear invalidates everything.
 func (l *local) clear() {

@@ -1,6 +1,12 @@
 package cache
 
-import "context"
+import (
+	"context"
+	"strconv"
+	"strings"
+
+	"github.com/valkey-io/valkey-go"
+)
 
 // State is where the cache keeps its values at the moment.
 type State string
@@ -53,13 +59,65 @@ type ServerStats struct {
 	Clients        int64 `json:"clients"`
 }
 
-// Stats returns the counters. It asks the server for its part, and does so only here.
-func (c *Cache) Stats(_ context.Context) Stats {
+// Stats returns the counters. It asks the server for its part, and only then.
+func (c *Cache) Stats(ctx context.Context) Stats {
 	s := c.counters.snapshot()
 	s.State = c.State()
 	s.LocalBytes, s.LocalEntries = c.local.size()
+	if c.remote != nil {
+		s.Pending = c.remote.pending.count.Load()
+		s.Server = c.remote.stats(ctx)
+	}
 	return s
 }
 
 // State tells where values are kept at the moment.
-func (c *Cache) State() State { return StateLocal }
+func (c *Cache) State() State {
+	switch {
+	case c.remote == nil:
+		return StateLocal
+	case c.remote.breaker.isOpen():
+		return StateUnavailable
+	case c.remote.tracking.Load():
+		return StateTracking
+	}
+	return StateNoTracking
+}
+
+func (r *remote) stats(ctx context.Context) *ServerStats {
+	s, err := call(ctx, r, func(ctx context.Context, v valkey.Client) (*ServerStats, error) {
+		var s ServerStats
+		// One section at a time: old servers take no more.
+		for _, section := range []string{"memory", "clients"} {
+			text, err := v.Do(ctx, v.B().Info().Section(section).Build()).ToString()
+			if err != nil {
+				return nil, err
+			}
+			s.parse(text)
+		}
+		return &s, nil
+	})
+	if err != nil {
+		return nil
+	}
+	return s
+}
+
+// parse reads the lines of INFO that we know.
+func (s *ServerStats) parse(info string) {
+	for line := range strings.Lines(info) {
+		name, value, _ := strings.Cut(strings.TrimSpace(line), ":")
+		n, err := strconv.ParseInt(value, 10, 64)
+		if err != nil {
+			continue // not a number, so none of ours
+		}
+		switch name {
+		case "used_memory":
+			s.MemoryBytes = n
+		case "maxmemory":
+			s.MaxMemoryBytes = n
+		case "connected_clients":
+			s.Clients = n
+		}
+	}
+}

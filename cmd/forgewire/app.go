@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"golang.org/x/sync/errgroup"
 
+	"forgewire/cache"
 	"forgewire/db"
 	"forgewire/handlers"
 	"forgewire/infra/config"
@@ -41,6 +42,7 @@ type app struct {
 	cfg    appConfig
 	pool   *pgxpool.Pool
 	node   *realtime.Node
+	cache  *cache.Cache
 	server *http.Server
 }
 
@@ -75,6 +77,19 @@ func newApp(cfg appConfig) (*app, error) {
 		pool.Close()
 		return nil, fmt.Errorf("make the realtime node: %w", err)
 	}
+	values, err := cache.New(cache.Config{
+		URL:            cfg.ValkeyURL.Reveal(),
+		LocalBytes:     cfg.CacheLocalBytes,
+		MaxConnections: cfg.CacheMaxConnections,
+		Log:            logger,
+	})
+	if errors.Is(err, cache.ErrURL) {
+		err = config.Mistakes{{Variable: "VALKEY_URL", Problem: err.Error(), Example: "redis://localhost:6379/0"}}
+	}
+	if err != nil {
+		pool.Close()
+		return nil, err
+	}
 	routes, err := handlers.Routes(handlers.Config{
 		Node: node, Logger: logger, APIKey: cfg.APIKey.Reveal(), MaxPublicationBytes: cfg.MaxPublicationBytes,
 		Replica: cfg.Replica, Version: version, Home: cfg.Demo,
@@ -83,7 +98,7 @@ func newApp(cfg appConfig) (*app, error) {
 		pool.Close()
 		return nil, err
 	}
-	return &app{cfg: cfg, pool: pool, node: node, server: &http.Server{
+	return &app{cfg: cfg, pool: pool, node: node, cache: values, server: &http.Server{
 		Handler:           routes,
 		ReadHeaderTimeout: readHeaderTimeout,
 		ReadTimeout:       readTimeout,
@@ -106,7 +121,10 @@ func (a *app) Run(ctx context.Context, ln net.Listener) error {
 		return nil
 	})
 	g.Go(func() error { return a.node.Run(ctx) })
+	served, drained := context.WithCancel(context.WithoutCancel(ctx))
+	g.Go(func() error { return a.cache.Run(served) })
 	g.Go(func() error {
+		defer drained() // requests that end now still use the cache
 		<-ctx.Done()
 		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), a.cfg.ShutdownTimeout)
 		defer cancel()

@@ -45,6 +45,8 @@ type Config struct {
 
 	// Limits and times.
 
+	CacheLocalBytes     int64         `env:"FORGEWIRE_CACHE_LOCAL_BYTES" envDefault:"33554432" min:"1048576" meaning:"memory that one replica gives to cached values, in bytes" example:"33554432"`
+	CacheMaxConnections int           `env:"FORGEWIRE_CACHE_MAX_CONNECTIONS" envDefault:"50" min:"1" max:"1000" meaning:"connections to one Valkey server that a replica may open (it needs 2)" example:"50"`
 	MaxConnections      int           `env:"FORGEWIRE_MAX_CONNECTIONS" envDefault:"15000" min:"1" max:"1000000" meaning:"client connections that one replica accepts" example:"15000"`
 	MaxPublicationBytes int           `env:"FORGEWIRE_MAX_PUBLICATION_BYTES" envDefault:"1048576" min:"1024" max:"16777216" meaning:"largest publication, in bytes" example:"1048576"`
 	RetentionAge        time.Duration `env:"FORGEWIRE_RETENTION_AGE" envDefault:"24h" min:"1m" meaning:"how long messages are kept" example:"24h"`

@@ -64,7 +64,8 @@ type pump struct {
 	log     Log
 	tape    *tape
 	attempt int
-	limit   int // bytes of a message
+	limit   int    // bytes of a message
+	base    string // whose the answer is
 	headOut bool
 	take    int
 	next    int
@@ -99,11 +100,33 @@ func (p *pump) run(ctx context.Context, quiet func() bool) error {
 				return err
 			}
 		}
+		p.alias(ctx, v)
 		p.next += taken
 		if v.end != nil {
 			return nil
 		}
 	}
+}
+
+// alias lets the answer be found by the id that the upstream gave it, too. Without it there is still ours.
+func (p *pump) alias(ctx context.Context, v view) {
+	if p.next > 0 || len(v.events) == 0 || p.base == "" {
+		return
+	}
+	n, err := parseJSON(v.events[0].data)
+	if err != nil {
+		return
+	}
+	id := n.get("id").text()
+	if r := n.get("response"); r.has() {
+		id = r.get("id").text()
+	}
+	if !isTag(id) {
+		return
+	}
+	c, cancel := context.WithTimeout(ctx, pumpWithin)
+	defer cancel()
+	_ = p.log.Append(c, aliasChannel(p.base, id), append(append([]byte(`{"id":`), quote(v.id)...), '}'))
 }
 
 // append tries until it is told that the messages are stored. Readers know twice the same when they see it.
@@ -251,11 +274,11 @@ func (c *copier) take(message []byte) error {
 	if err := json.Unmarshal(message, &p); err != nil {
 		return fmt.Errorf("read an answer's channel: %w", err)
 	}
-	if p.Attempt < c.attempt || p.Take < c.turn {
-		return nil // of a leader that was thought dead, and has been replaced
-	}
 	if p.Attempt > c.attempt {
 		c.attempt, c.part = p.Attempt, nil
+	}
+	if p.Attempt < c.attempt || p.Take < c.turn {
+		return nil // of a leader that was thought dead, and has been replaced
 	}
 	if p.Take > c.turn {
 		c.turn, c.next, c.part = p.Take, 0, nil
@@ -274,11 +297,17 @@ func (c *copier) take(message []byte) error {
 			return err
 		}
 	}
+	if p.End != nil && p.End.Failure != nil && p.End.Failure.Code == codeNotShared {
+		return errShareOff
+	}
 	if p.End != nil {
 		c.tape.finish(*p.End)
 	}
 	return nil
 }
+
+// claim is what a new leader writes first.
+func claim(attempt int) []byte { return fmt.Appendf(nil, `{"attempt":%d,"take":0}`, attempt) }
 
 func (c *copier) events(h *flightHead, p *publication) error {
 	if p.Part != nil {

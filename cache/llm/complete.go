@@ -1,6 +1,9 @@
 package llm
 
-import "encoding/json"
+import (
+	"bytes"
+	"encoding/json"
+)
 
 // usage is what an answer took.
 type usage struct{ prompt, completion int64 }
@@ -61,7 +64,7 @@ func isComplete(e endpoint, answer node, want int64) bool {
 // ends says whether an event is the last one of a stream that went well.
 func ends(e endpoint, ev event) bool {
 	if e != responses {
-		return string(ev.data) == string(done)
+		return string(ev.data) == string(doneMark)
 	}
 	switch typeOf(ev) {
 	case "response.completed", "response.incomplete":
@@ -83,3 +86,6 @@ func typeOf(ev event) string {
 	}
 	return t.Type
 }
+
+// hasUsage is a quick look for what only a few events have.
+func hasUsage(ev event) bool { return bytes.Contains(ev.data, []byte(`"usage"`)) }

@@ -20,6 +20,7 @@ type recording struct {
 type recordingHead struct {
 	ID         string   `json:"id"`
 	Scope      string   `json:"scope"` // whose it is: checked on every read
+	Base       string   `json:"base"`  // the same without what only decides which answers may be given
 	Endpoint   endpoint `json:"endpoint"`
 	Model      string   `json:"model"` // as it was asked for
 	Upstream   string   `json:"upstream"`

@@ -32,7 +32,7 @@ func (r *recording) asEvents(wantUsage bool) ([]event, error) {
 			out = append(out, e)
 		}
 	}
-	return append(out, event{data: done}), nil
+	return append(out, event{data: doneMark}), nil
 }
 
 // withUsage returns a chunk as it is for a client that asked for the usage or did not. Asked for, each chunk

@@ -22,8 +22,8 @@ type event struct {
 	data []byte // usually JSON, on one line
 }
 
-// done ends the streams of all endpoints but responses.
-var done = []byte("[DONE]")
+// doneMark ends the streams of all endpoints but responses.
+var doneMark = []byte("[DONE]")
 
 // append adds the event as it travels. id is not added if it is empty.
 func (e event) append(b []byte, id string) []byte {
@@ -132,7 +132,7 @@ func (p *sseParser) end(emit func(event)) bool {
 	if !p.hasData {
 		return true
 	}
-	if !bytes.Equal(p.data, done) && !json.Valid(p.data) {
+	if !bytes.Equal(p.data, doneMark) && !json.Valid(p.data) {
 		return false
 	}
 	p.dispatch(emit)

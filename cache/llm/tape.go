@@ -11,6 +11,7 @@ type tape struct {
 	mu      sync.Mutex
 	changed chan struct{} // closed, and replaced, when anything changes; guarded by mu, like all below
 	id      string
+	remote  bool        // another replica asks the upstream
 	head    *flightHead // nil until the upstream has begun to answer
 	// take counts how often the answer began anew. Readers that had something of an earlier one cannot go on.
 	take   int
@@ -59,7 +60,8 @@ func (t *tape) change(f func()) {
 
 func (t *tape) begin(h flightHead) { t.change(func() { t.head = &h }) }
 
-func (t *tape) rename(id string) { t.change(func() { t.id = id }) }
+// elsewhere says that the answer is another replica's, under that id.
+func (t *tape) elsewhere(id string) { t.change(func() { t.id, t.remote = id, true }) }
 
 // add appends events. It returns false if the answer is then too large.
 func (t *tape) add(events ...event) bool {
@@ -93,6 +95,7 @@ func (t *tape) finish(e flightEnd) {
 // A view is a tape at one moment, from a reader's place on.
 type view struct {
 	id     string
+	remote bool
 	head   *flightHead
 	take   int
 	events []event // from the place on
@@ -104,7 +107,7 @@ type view struct {
 func (t *tape) look(n int) (view, <-chan struct{}) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	v := view{id: t.id, head: t.head, take: t.take, object: t.object, end: t.end}
+	v := view{id: t.id, remote: t.remote, head: t.head, take: t.take, object: t.object, end: t.end}
 	if n < len(t.events) {
 		v.events = t.events[n:len(t.events):len(t.events)]
 	}

@@ -215,3 +215,10 @@ func (c *client) retryIn(routes []route) time.Duration {
 	}
 	return max(least, time.Second)
 }
+
+// close lets go of connections that wait for the next request.
+func (c *client) close() {
+	if t, ok := c.transport.(*http.Transport); ok {
+		t.CloseIdleConnections()
+	}
+}

@@ -213,29 +213,6 @@ func (u *Upstream) serves(model string) bool {
 	return len(u.Models) == 0
 }
 
-// matches compares with a pattern in which * is any text. (A name may hold a slash, so path.Match does not do.)
-func matches(pattern, s string) bool {
-	first, rest, any := strings.Cut(pattern, "*")
-	if !any {
-		return s == pattern
-	}
-	s, ok := strings.CutPrefix(s, first)
-	if !ok {
-		return false
-	}
-	for {
-		part, after, more := strings.Cut(rest, "*")
-		if !more {
-			return strings.HasSuffix(s, part)
-		}
-		i := strings.Index(s, part)
-		if i < 0 {
-			return false
-		}
-		s, rest = s[i+len(part):], after
-	}
-}
-
 // cost is what tokens of a model cost, in millionths of the price's unit. Of several patterns the longest counts.
 func (u *Upstream) cost(model string, t usage) int64 {
 	best, price := -1, Price{}

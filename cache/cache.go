@@ -96,7 +96,7 @@ func (c *Cache) count(e Entry, ok bool) {
 }
 
 // Set stores a value, in place of an older one everywhere. It returns once that is
-// done, or after 50 ms at most: if it could not be done then the older one, unless
+// done, or after 50 ms (100 ms with tags): if it could not be done then the older one, unless
 // o.Fill is set, is deleted as soon as it can be.
 //
 // A value that takes long to make is better stored by Fetch: it drops what was

@@ -45,7 +45,7 @@ func joined(t *testing.T, c *Cache, key string, n int) {
 
 func TestOneFillForAll(t *testing.T) {
 	eachTier(t, func(t *testing.T, c *Cache) {
-		key := t.Name()
+		key := unique(t)
 		var fills atomic.Int64
 		gate := make(chan struct{})
 		var wg sync.WaitGroup
@@ -77,7 +77,7 @@ func TestOneFillForAll(t *testing.T) {
 
 func TestFailedFillIsNotStored(t *testing.T) {
 	eachTier(t, func(t *testing.T, c *Cache) {
-		key := t.Name()
+		key := unique(t)
 		if _, err := c.Fetch(t.Context(), key, FetchOptions{TTL: time.Hour}, failing); !errors.Is(err, errFill) {
 			t.Errorf("got %v", err)
 		}
@@ -95,7 +95,7 @@ func TestFailedFillIsNotStored(t *testing.T) {
 // A caller that leaves fails nobody else; the last one ends the fill.
 func TestLeavers(t *testing.T) {
 	eachTier(t, func(t *testing.T, c *Cache) {
-		key := t.Name()
+		key := unique(t)
 		leader, leave := context.WithCancel(t.Context())
 		gate, ended := make(chan struct{}), make(chan error, 2)
 		fill := func(ctx context.Context) ([]byte, error) {
@@ -136,7 +136,9 @@ func TestLeavers(t *testing.T) {
 		if err := <-ended; !errors.Is(err, context.Canceled) {
 			t.Errorf("the fill ended with %v", err)
 		}
-		<-results
+		if err := <-results; !errors.Is(err, context.Canceled) {
+			t.Errorf("the last caller got %v", err)
+		}
 		fill = inner
 		close(gate)
 		fetch(t.Context())
@@ -157,7 +159,7 @@ func TestInvalidationDuringFill(t *testing.T) {
 				c.Set(t.Context(), key, []byte("set"), SetOptions{TTL: time.Hour})
 			},
 		} {
-			key := t.Name() + name
+			key := unique(t) + name
 			o := FetchOptions{TTL: time.Hour, Tags: []string{"tag:" + key}}
 			filling, gate, result := make(chan struct{}), make(chan struct{}), make(chan error)
 			go func() {
@@ -204,7 +206,7 @@ func TestInvalidationDuringFill(t *testing.T) {
 
 func TestStaleWhileRevalidate(t *testing.T) {
 	eachTier(t, func(t *testing.T, c *Cache) {
-		key := t.Name()
+		key := unique(t)
 		o := FetchOptions{TTL: 40 * time.Millisecond, StaleWhileRevalidate: time.Hour}
 		var n atomic.Int64
 		gate := make(chan struct{})
@@ -242,7 +244,7 @@ func TestStaleWhileRevalidate(t *testing.T) {
 
 func TestStaleIfError(t *testing.T) {
 	eachTier(t, func(t *testing.T, c *Cache) {
-		key := t.Name()
+		key := unique(t)
 		o := FetchOptions{TTL: 40 * time.Millisecond, StaleIfError: time.Hour}
 		if _, err := c.Fetch(t.Context(), key, o, constant("v")); err != nil {
 			t.Fatal(err)

@@ -2,6 +2,7 @@ package cache
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -247,4 +248,13 @@ func (b *bus) join(t testing.TB, n int) []*Cache {
 	defer b.mu.Unlock()
 	b.caches = all
 	return all
+}
+
+var names sync.Map // of *testing.T
+
+// unique is the test's name with something that makes its keys in the shared Valkey its
+// own, also when it runs twice.
+func unique(t testing.TB) string {
+	name, _ := names.LoadOrStore(t, t.Name()+rand.Text())
+	return name.(string)
 }

@@ -25,7 +25,9 @@ const (
 
 	probeMin = 50 * time.Millisecond
 	probeMax = time.Second
-	// steady is how long it must have been back for a new outage to be probed quickly.
+	// steady is how long after the last probe a new outage is probed quickly again; one
+	// that comes sooner goes on where the last one was, so a server that comes and goes
+	// costs no more than one that is away.
 	steady = 5 * time.Second
 
 	bufferBytes = 64 << 10
@@ -123,7 +125,7 @@ func (r *remote) poke() {
 // waits for the calls under way.
 func (r *remote) run(ctx context.Context) error {
 	defer r.shutdown()
-	wait, back := probeMin, time.Time{}
+	wait, next := probeMin, time.Time{} // until the next probe, and when that may be
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -134,17 +136,22 @@ func (r *remote) run(ctx context.Context) error {
 		case <-timer.C:
 		}
 		if r.breaker.isOpen() {
-			if !back.IsZero() && time.Since(back) > steady {
-				wait = probeMin
-			}
-			back = time.Time{}
-			if err := r.revive(ctx); err != nil {
-				r.away(ctx, err)
-				timer.Reset(wait)
-				wait = min(2*wait, probeMax)
+			now := time.Now()
+			if now.Before(next) { // woken for what must wait until it is back
+				timer.Reset(next.Sub(now))
 				continue
 			}
-			back = time.Now()
+			if now.Sub(next) > steady { // this outage has nothing to do with the last
+				wait = probeMin
+			}
+			err := r.revive(ctx)
+			next = time.Now().Add(wait)
+			wait = min(2*wait, probeMax)
+			if err != nil {
+				r.away(ctx, err)
+				timer.Reset(time.Until(next))
+				continue
+			}
 		}
 		if !r.settle(ctx) {
 			timer.Reset(probeMax)

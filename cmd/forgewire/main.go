@@ -35,6 +35,7 @@ type cli struct {
 	Tail    tailCommand    `cmd:"" help:"Print a channel's messages as they come."`
 	Token   tokenCommand   `cmd:"" help:"Sign a connection token, for tests."`
 	Bench   benchCommand   `cmd:"" help:"Measure."`
+	Health  healthCommand  `cmd:"" help:"Ask whether the replica on this machine is well."`
 	Version versionCommand `cmd:"" help:"Print the version."`
 }
 

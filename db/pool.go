@@ -22,6 +22,7 @@ const (
 type PoolConfig struct {
 	URL      string // postgres://… or key=value
 	MaxConns int32  // 0: DefaultMaxConns
+	KeepNone bool   // no connection while it is not used, so that a serverless database can sleep
 }
 
 // errBadURL replaces pgx's own error, which quotes the URL and with it the password.
@@ -38,7 +39,9 @@ func NewPool(ctx context.Context, cfg PoolConfig) (*pgxpool.Pool, error) {
 	if cfg.MaxConns > 0 {
 		pc.MaxConns = cfg.MaxConns
 	}
-	pc.MinIdleConns = DefaultMinIdleConns
+	if pc.MinIdleConns = DefaultMinIdleConns; cfg.KeepNone {
+		pc.MinIdleConns = 0
+	}
 	pc.MaxConnLifetime = maxConnLifetime
 	pc.MaxConnLifetimeJitter = lifetimeJitter
 	pc.MaxConnIdleTime = maxConnIdleTime

@@ -48,7 +48,7 @@ func Routes(cfg Config) (http.Handler, error) {
 		version: cfg.Version,
 	}
 	r := chi.NewRouter()
-	r.Use(s.requestID, s.recover)
+	r.Use(s.requestID, s.recover, s.use)
 	r.NotFound(func(w http.ResponseWriter, r *http.Request) { s.fail(w, r, http.StatusNotFound, notFound) })
 	r.MethodNotAllowed(func(w http.ResponseWriter, r *http.Request) { s.fail(w, r, http.StatusMethodNotAllowed, wrongMethod) })
 

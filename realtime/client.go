@@ -35,6 +35,7 @@ type client struct {
 	expires   time.Time // of the token; zero for never
 	subs      map[string]*subscription
 	staleAt   int // ticks
+	oldAt     int // 0 for never
 	pingAt    int
 	pongBy    int // 0 while no pong is owed
 	first     []byte

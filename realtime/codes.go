@@ -56,6 +56,7 @@ var (
 	disconnectShutdown     = &Disconnect{3001, "shutdown"}
 	disconnectExpired      = &Disconnect{3005, "connection expired"}
 	disconnectSlow         = &Disconnect{3008, "slow"}
+	disconnectOld          = &Disconnect{3011, "force reconnect"}
 	disconnectNoPong       = &Disconnect{3012, "no pong"}
 	disconnectTooMany      = &Disconnect{3013, "too many requests"}
 	disconnectInvalidToken = &Disconnect{disconnectInvalidTokenCode, "invalid token"}

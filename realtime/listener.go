@@ -42,16 +42,27 @@ type listener struct {
 	bell     func(from string) // somebody published from SQL, or may have while we were away
 	out      *hub
 	control  func(body []byte) // what another replica, or this one, told all
+	rest     *rest
+	letGo    func() // gives up what else is connected to the database
 	conn     *pgx.Conn
+	woken    <-chan struct{} // closed when somebody comes, while it rests
 }
 
-// run listens until ctx ends, reconnecting for ever.
+// run listens until ctx ends, reconnecting for ever; but not while nobody uses this replica.
 func (l *listener) run(ctx context.Context) error {
 	for backoff := minBackoff; ; backoff = min(2*backoff, maxBackoff) {
 		connected, err := l.session(ctx)
 		if ctx.Err() != nil {
 			return nil //nolint:nilerr // stopped, which is no failure
 		}
+		if errors.Is(err, errIdle) {
+			if !l.pause(ctx) {
+				return nil
+			}
+			backoff = minBackoff / 2
+			continue
+		}
+		l.rest.end()
 		l.health.disconnected(err)
 		l.logger.Warn("the connection that listens to the database is lost, reconnecting", "error", err)
 		if connected {
@@ -62,6 +73,22 @@ func (l *listener) run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		}
+	}
+}
+
+// pause gives up everything that is connected to the database until somebody comes, and returns false if ctx ended
+// first. What happens meanwhile concerns nobody here: the follower begins anew, and whoever comes back reads its own
+// past from the log.
+func (l *listener) pause(ctx context.Context) bool {
+	l.logger.Info("nobody uses this replica: it leaves the database alone until somebody does")
+	l.follower.started = false
+	l.health.disconnected(errIdle)
+	l.letGo()
+	select {
+	case <-l.woken:
+		return true
+	case <-ctx.Done():
+		return false
 	}
 }
 
@@ -87,6 +114,7 @@ func (l *listener) session(ctx context.Context) (connected bool, err error) {
 	}
 	l.health.connected()
 	l.bell("")
+	l.rest.end()
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return l.follow(ctx) })
 	g.Go(func() error {
@@ -102,7 +130,7 @@ func (l *listener) session(ctx context.Context) (connected bool, err error) {
 // arrive in it, so a busy connection pays for no timer each.
 func (l *listener) follow(ctx context.Context) error {
 	for {
-		window, cancel := context.WithTimeout(ctx, pingAfter)
+		window, cancel := context.WithTimeout(ctx, l.window())
 		heard := false
 		var err error
 		for err == nil {
@@ -114,6 +142,9 @@ func (l *listener) follow(ctx context.Context) error {
 		cancel()
 		if !expired {
 			return err
+		}
+		if l.woken = l.rest.begin(); l.woken != nil {
+			return errIdle
 		}
 		if heard {
 			continue
@@ -127,6 +158,14 @@ func (l *listener) follow(ctx context.Context) error {
 	}
 }
 
+// window is how long to listen before looking whether the connection lives, and whether anybody is here.
+func (l *listener) window() time.Duration {
+	if l.rest.after > 0 {
+		return min(pingAfter, l.rest.after)
+	}
+	return pingAfter
+}
+
 // next waits, as long as window lasts, for a notification and handles it.
 func (l *listener) next(window, ctx context.Context) error {
 	n, err := l.conn.WaitForNotification(window)
@@ -134,6 +173,9 @@ func (l *listener) next(window, ctx context.Context) error {
 		return fmt.Errorf("wait for a notification: %w", err)
 	}
 	if n.Channel == notifyBell {
+		if n.Payload == "" { // a publish, which this replica may have to move
+			l.rest.touch()
+		}
 		l.bell(n.Payload)
 		return nil
 	}

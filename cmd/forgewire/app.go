@@ -52,7 +52,7 @@ func newApp(cfg appConfig) (*app, error) {
 		return nil, config.Mistakes{{Variable: "FORGEWIRE_NAMESPACES", Problem: err.Error(),
 			Example: `{"namespaces":[{"name":"chat","allow_publish_for_subscriber":true}]}`}}
 	}
-	pool, err := db.NewPool(context.Background(), db.PoolConfig{URL: cfg.DatabaseURL.Reveal()})
+	pool, err := db.NewPool(context.Background(), db.PoolConfig{URL: cfg.DatabaseURL.Reveal(), KeepNone: cfg.IdleRelease > 0})
 	if err != nil {
 		return nil, err
 	}
@@ -69,6 +69,8 @@ func newApp(cfg appConfig) (*app, error) {
 		MaxPublicationBytes: cfg.MaxPublicationBytes,
 		RetentionAge:        cfg.RetentionAge,
 		RetentionBytes:      cfg.RetentionBytes,
+		MaxConnectionAge:    cfg.MaxConnectionAge,
+		IdleRelease:         cfg.IdleRelease,
 		ShutdownTimeout:     cfg.ShutdownTimeout,
 	})
 	if err != nil {

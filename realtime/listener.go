@@ -114,6 +114,7 @@ func (l *listener) session(ctx context.Context) (connected bool, err error) {
 	}
 	l.health.connected()
 	l.bell("")
+	l.out.catchUp()
 	l.rest.end()
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return l.follow(ctx) })

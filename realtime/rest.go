@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// wakeTimeout bounds how long a connection waits for a replica that wakes. After it the connection is served like any
+// wakeTimeout bounds how long a connection waits for a replica that starts or wakes. After it the connection is served like any
 // other while the database is away.
 const wakeTimeout = 5 * time.Second
 
@@ -24,11 +24,11 @@ type rest struct {
 	using int           // guarded by mu, like all below
 	used  time.Time     // the last time that it was known to be used
 	woken chan struct{} // closed by the one who comes; nil unless it rests and nobody came
-	awake chan struct{} // closed when the listener follows, or cannot; nil unless it rests or wakes
+	awake chan struct{} // closed when the listener follows, or cannot; nil unless it starts, rests or wakes
 }
 
 func newRest(after time.Duration, busy func() bool) *rest {
-	return &rest{after: after, busy: busy, used: time.Now()}
+	return &rest{after: after, busy: busy, used: time.Now(), awake: make(chan struct{})}
 }
 
 // use keeps the replica from resting until done is called, and wakes it.
@@ -75,7 +75,7 @@ func (r *rest) begin() (woken <-chan struct{}) {
 	return r.woken
 }
 
-// end lets go on who waits for the replica to wake.
+// end lets go on who waits for the replica to start or wake.
 func (r *rest) end() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -92,8 +92,8 @@ func (r *rest) resting() bool {
 	return r.woken != nil
 }
 
-// wait waits, while the replica wakes, until what comes next reaches it: a client that came earlier would be given
-// what it did not ask for, all that happened meanwhile.
+// wait waits, while the replica starts or wakes, until what comes next reaches it. A client that came earlier would be
+// refused at the start, and come back later than needed; and after a rest be given all that happened meanwhile.
 func (r *rest) wait(ctx context.Context) {
 	r.mu.Lock()
 	awake := r.awake

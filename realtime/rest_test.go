@@ -95,6 +95,7 @@ func TestRest(t *testing.T) {
 func TestRestWithoutDatabase(t *testing.T) {
 	t.Parallel()
 	x := newRest(time.Millisecond, func() bool { return false })
+	x.end() // it has started
 	eventually(t, time.Second, "it rests", func() bool { return x.begin() != nil })
 	x.use()
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)

@@ -29,6 +29,8 @@ type event struct {
 	epoch  string // with reset
 	lost   bool   // the log went back to at
 	reset  bool   // nobody's position is good: this is where the log is now
+
+	handled *sync.WaitGroup // is told when the shard has dealt with it; nil where nobody waits
 }
 
 // A channel is what a shard knows of a channel: it has at least one subscription.
@@ -106,6 +108,9 @@ func (s *shard) handle(e event) {
 		}
 		if e.reset || e.lost || e.at != 0 {
 			s.at = e.at
+		}
+		if e.handled != nil {
+			e.handled.Done()
 		}
 		if more = size < maxGather; more {
 			select {

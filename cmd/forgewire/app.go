@@ -52,7 +52,8 @@ func newApp(cfg appConfig) (*app, error) {
 		return nil, config.Mistakes{{Variable: "FORGEWIRE_NAMESPACES", Problem: err.Error(),
 			Example: `{"namespaces":[{"name":"chat","allow_publish_for_subscriber":true}]}`}}
 	}
-	pool, err := db.NewPool(context.Background(), db.PoolConfig{URL: cfg.DatabaseURL.Reveal(), KeepNone: cfg.IdleRelease > 0})
+	pool, err := db.NewPool(context.Background(), db.PoolConfig{URL: cfg.DatabaseURL.Reveal(), KeepNone: cfg.IdleRelease > 0,
+		Pooled: cfg.ListenDatabaseURL != cfg.DatabaseURL}) // why else would there be two
 	if err != nil {
 		return nil, err
 	}

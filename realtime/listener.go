@@ -224,7 +224,8 @@ func (l *listener) read(ctx context.Context, after, before uint64) ([]Message, e
 }
 
 // connect opens a connection outside the pool, to a server that takes writes. The server notices within
-// half a minute when we are gone, and lets go of our locks.
+// half a minute when we are gone, or frozen with more to read than the network holds, and lets go of our locks and of
+// the notifications that it keeps for us: at 8 GB of them, every NOTIFY would fail.
 func connect(ctx context.Context, url, name string) (*pgx.Conn, error) {
 	pc, err := pgxpool.ParseConfig(url) // it knows the pool's own parameters, which the server does not
 	if err != nil {
@@ -241,7 +242,8 @@ func connect(ctx context.Context, url, name string) (*pgx.Conn, error) {
 	}
 	var standby bool
 	err = conn.QueryRow(ctx, `SELECT pg_is_in_recovery(), set_config('tcp_keepalives_idle', '10', false),
-		set_config('tcp_keepalives_interval', '5', false), set_config('tcp_keepalives_count', '4', false)`).Scan(&standby, nil, nil, nil)
+		set_config('tcp_keepalives_interval', '5', false), set_config('tcp_keepalives_count', '4', false),
+		set_config('tcp_user_timeout', '30000', false)`).Scan(&standby, nil, nil, nil, nil)
 	if err == nil && standby {
 		err = errors.New("the server is a standby, which can neither LISTEN nor take writes")
 	}

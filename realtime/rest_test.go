@@ -16,7 +16,8 @@ import (
 // connections counts those to a database but for the one that asks.
 func connections(t *testing.T, conn *pgx.Conn) (n int) {
 	t.Helper()
-	err := conn.QueryRow(t.Context(), "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()").Scan(&n)
+	err := conn.QueryRow(t.Context(), `SELECT count(*) FROM pg_stat_activity
+		WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid()`).Scan(&n)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -39,7 +39,7 @@ test: setup ## Install what the tests need, vet, and run all tests
 	@go vet ./...
 	@race=-race; \
 	command -v gcc >/dev/null || { race=; echo 'no gcc: running without the race detector' >&2; }; \
-	(cd e2e/deploy && go test ./...) && \
+	(cd e2e/deploy && go vet ./... && go test -count=1 ./...) && \
 	go test $$race -timeout 8m $$(go list ./... | grep -v '/e2e$$') && \
 	go test -count=1 -timeout 8m ./realtime ./e2e # not cached: e2e builds its binary with the race detector; the published Go client has races of its own
 

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -22,6 +23,7 @@ const (
 	readTimeout    = 10 * time.Second // one look into the log
 	pingAfter      = 5 * time.Second  // of silence
 	pingTimeout    = 5 * time.Second
+	doubtAfter     = time.Second // of silence, when a client arrives
 	minBackoff     = 50 * time.Millisecond
 	maxBackoff     = 5 * time.Second
 )
@@ -43,9 +45,26 @@ type listener struct {
 	out      *hub
 	control  func(body []byte) // what another replica, or this one, told all
 	rest     *rest
-	letGo    func() // gives up what else is connected to the database
-	conn     *pgx.Conn
-	woken    <-chan struct{} // closed when somebody comes, while it rests
+	letGo    func()                             // gives up what else is connected to the database
+	cut      atomic.Pointer[context.CancelFunc] // ends the waiting that is under way
+	heard    atomic.Int64                       // when the server last gave a sign of life, by the wall clock, in nanoseconds
+	doubted  chan struct{}                      // capacity 1: it must be asked for one
+
+	// Owned by run.
+	conn  *pgx.Conn
+	woken <-chan struct{} // closed when somebody comes, while it rests
+}
+
+// doubt makes the listener ask for a sign of life, unless there was one just now. A machine that was suspended does not
+// know it, and its connections look alive; but most often a client's arrival is what wakes it.
+func (l *listener) doubt() {
+	if time.Since(time.Unix(0, l.heard.Load())) < doubtAfter {
+		return
+	}
+	select {
+	case l.doubted <- struct{}{}:
+	default:
+	}
 }
 
 // run listens until ctx ends, reconnecting for ever; but not while nobody uses this replica.
@@ -118,6 +137,7 @@ func (l *listener) session(ctx context.Context) (connected bool, err error) {
 	l.rest.end()
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return l.follow(ctx) })
+	g.Go(func() error { return l.interrupt(ctx) })
 	g.Go(func() error {
 		if err := l.health.check(ctx); err != nil && ctx.Err() == nil {
 			l.logger.Error("this replica cannot serve", "error", err)
@@ -132,6 +152,7 @@ func (l *listener) session(ctx context.Context) (connected bool, err error) {
 func (l *listener) follow(ctx context.Context) error {
 	for {
 		window, cancel := context.WithTimeout(ctx, l.window())
+		l.cut.Store(&cancel)
 		heard := false
 		var err error
 		for err == nil {
@@ -139,7 +160,8 @@ func (l *listener) follow(ctx context.Context) error {
 				heard = true
 			}
 		}
-		expired := window.Err() != nil && ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded)
+		doubted := errors.Is(window.Err(), context.Canceled)
+		expired := window.Err() != nil && ctx.Err() == nil && errors.Is(err, window.Err())
 		cancel()
 		if !expired {
 			return err
@@ -147,7 +169,7 @@ func (l *listener) follow(ctx context.Context) error {
 		if l.woken = l.rest.begin(); l.woken != nil {
 			return errIdle
 		}
-		if heard {
+		if heard && !doubted {
 			continue
 		}
 		ping, cancel := context.WithTimeout(ctx, pingTimeout)
@@ -155,6 +177,21 @@ func (l *listener) follow(ctx context.Context) error {
 		cancel()
 		if err != nil {
 			return fmt.Errorf("ping: %w", err)
+		}
+		l.heard.Store(time.Now().UnixNano())
+	}
+}
+
+// interrupt ends the waiting of follow when there is doubt.
+func (l *listener) interrupt(ctx context.Context) error {
+	for {
+		select {
+		case <-l.doubted:
+			if cut := l.cut.Load(); cut != nil {
+				(*cut)()
+			}
+		case <-ctx.Done():
+			return nil
 		}
 	}
 }
@@ -173,6 +210,7 @@ func (l *listener) next(window, ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("wait for a notification: %w", err)
 	}
+	l.heard.Store(time.Now().UnixNano())
 	if n.Channel == notifyBell {
 		if n.Payload == "" { // a publish, which this replica may have to move
 			l.rest.touch()

@@ -85,7 +85,7 @@ func New(cfg Config) (*Node, error) {
 	n.drainer = newDrainer(cfg.ListenURL, n.logger)
 	n.rest = newRest(cfg.IdleRelease, func() bool { return n.hub.count.Load() > 0 || n.drainer.busy.Load() })
 	n.listener = &listener{url: cfg.ListenURL, logger: n.logger, health: n.health, bell: n.drainer.ring, out: n.hub, control: n.handleControl,
-		rest: n.rest, letGo: n.letGo}
+		rest: n.rest, letGo: n.letGo, doubted: make(chan struct{}, 1)}
 	n.listener.follower = &follower{log: n.listener, out: n.hub}
 	n.life, n.endLife = context.WithCancel(context.Background())
 	return n, nil
@@ -212,6 +212,7 @@ func (n *Node) Channels() map[string]int { return n.hub.channels() }
 
 // enter counts a connection in, unless this replica is shutting down. If it rests, it wakes first.
 func (n *Node) enter(ctx context.Context) bool {
+	n.listener.doubt()
 	n.rest.wait(ctx)
 	n.accepting.RLock()
 	defer n.accepting.RUnlock()

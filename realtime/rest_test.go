@@ -112,6 +112,37 @@ func TestRestWithoutDatabase(t *testing.T) {
 	}
 }
 
+// A client's arrival makes a replica that has heard nothing for a while ask whether its connection to the database is
+// alive: it may have been suspended.
+func TestDoubt(t *testing.T) {
+	t.Parallel()
+	u := dbtest.New(t)
+	conn := must(pgx.Connect(t.Context(), u))
+	t.Cleanup(func() { _ = conn.Close(context.Background()) })
+	r := newTestReplica(t, u, nil)
+	asked := func() (at time.Time) {
+		err := conn.QueryRow(t.Context(), `SELECT query_start FROM pg_stat_activity
+			WHERE datname = current_database() AND application_name = 'forgewire listen'`).Scan(&at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return at
+	}
+	eventually(t, 20*time.Second, "it listens", func() bool { return r.node.Ready(t.Context()) == nil })
+	first := asked()
+	eventually(t, 20*time.Second, "it asked by itself", func() bool { return asked().After(first) })
+	before := asked()
+	pause(t.Context(), doubtAfter+50*time.Millisecond) // and will not again for some seconds
+	dialRaw(t, r, "").connect()
+	eventually(t, 2*time.Second, "it asked for the client", func() bool { return asked().After(before) })
+	before = asked()
+	dialRaw(t, r, "").connect()
+	dialRaw(t, r, "").connect()
+	if after := asked(); after.After(before) && after.Sub(before) < doubtAfter {
+		t.Error("it asks for each of many clients")
+	}
+}
+
 // Old clients are told to reconnect, those that came together not all at once.
 func TestConnectionAge(t *testing.T) {
 	t.Parallel()

@@ -32,7 +32,7 @@ func TestStreamByPost(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer res.Body.Close()
-		all = append(all, res)
+		all = append(all, res) //nolint:bodyclose // it is, when the test ends
 	}
 	close(release)
 	cut := 0

@@ -56,7 +56,7 @@ func Routes(cfg Config) (http.Handler, error) {
 	s.methods = methods(s)
 	s.document = document(cfg.Version, s.methods)
 	r := chi.NewRouter()
-	r.Use(s.requestID, s.recover)
+	r.Use(s.requestID, s.recover, s.use)
 	if cfg.ClientIPHeader != "" {
 		r.Use(clientIP(cfg.ClientIPHeader))
 	}

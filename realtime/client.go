@@ -46,6 +46,7 @@ type client struct {
 	waited     bool      // it was given the connect hook's time, beside its own, to connect
 	subs       map[string]*subscription
 	staleAt    int // ticks
+	oldAt      int // 0 for never
 	pingAt     int
 	pongBy     int // 0 while no pong is owed
 	first      []byte

@@ -31,6 +31,8 @@ type event struct {
 	epoch  string // with reset
 	lost   bool   // the log went back to at
 	reset  bool   // nobody's position is good: this is where the log is now
+
+	handled *sync.WaitGroup // is told when the shard has dealt with it; nil where nobody waits
 }
 
 // A channel is what a shard knows of a channel: it has at least one subscription.
@@ -128,6 +130,9 @@ func (s *shard) handle(e event) {
 		}
 		if e.reset || e.lost || e.at != 0 {
 			s.at = e.at
+		}
+		if e.handled != nil {
+			e.handled.Done()
 		}
 		if more = size < maxGather; more {
 			select {
@@ -272,12 +277,21 @@ func (s *shard) unsubscribe(sub *subscription) {
 	sub.depart()
 }
 
+// lifetime is after how many ticks a client is told to reconnect. Those that came together go apart: jitter, from 0 to
+// 1, spreads them over the last tenth of the age.
+func lifetime(age time.Duration, jitter float64) int {
+	return max(1, int(age.Seconds()*(0.9+0.1*jitter)))
+}
+
 // add takes a client in. Its first ping is spread over the interval, so that clients that reconnect
 // together are not pinged together.
 func (s *shard) add(c *client) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c.staleAt = s.tick + staleTimeout
+	if age := c.node.cfg.MaxConnectionAge; age > 0 {
+		c.oldAt = s.tick + lifetime(age, rand.Float64())
+	}
 	c.pingAt = s.tick + 1 + rand.IntN(pingInterval)
 	s.clients[c] = struct{}{}
 	c.node.presence.connected()
@@ -332,6 +346,8 @@ func (s *shard) beat(now time.Time) {
 			c.startRefresh()
 		case !c.expires.IsZero() && now.After(c.expires.Add(expiredLeeway*time.Second)):
 			c.disconnect(disconnectExpired)
+		case c.oldAt != 0 && s.tick >= c.oldAt:
+			c.disconnect(disconnectOld)
 		case c.pongBy != 0 && c.ponged.Load():
 			c.pongBy = 0
 		case c.pongBy != 0 && s.tick >= c.pongBy && !c.asking:

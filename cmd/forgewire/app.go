@@ -63,7 +63,8 @@ func newApp(cfg appConfig) (*app, error) {
 	if err != nil {
 		return nil, err
 	}
-	pool, err := db.NewPool(context.Background(), db.PoolConfig{URL: cfg.DatabaseURL.Reveal()})
+	pool, err := db.NewPool(context.Background(), db.PoolConfig{URL: cfg.DatabaseURL.Reveal(), KeepNone: cfg.IdleRelease > 0,
+		Pooled: cfg.ListenDatabaseURL != cfg.DatabaseURL}) // why else would there be two
 	if err != nil {
 		return nil, err
 	}
@@ -133,6 +134,8 @@ func realtimeConfig(cfg appConfig) (realtime.Config, error) {
 		MaxPublicationBytes: cfg.MaxPublicationBytes,
 		RetentionAge:        cfg.RetentionAge,
 		RetentionBytes:      cfg.RetentionBytes,
+		MaxConnectionAge:    cfg.MaxConnectionAge,
+		IdleRelease:         cfg.IdleRelease,
 		ShutdownTimeout:     cfg.ShutdownTimeout,
 	}, nil
 }

@@ -2,6 +2,7 @@ package config
 
 import (
 	"errors"
+	"fmt"
 	"log/slog"
 	"reflect"
 	"slices"
@@ -78,6 +79,8 @@ type Config struct {
 	RetentionAge        time.Duration `env:"FORGEWIRE_RETENTION_AGE" envDefault:"24h" min:"1m" meaning:"how long messages are kept" example:"24h"`
 	RetentionBytes      int64         `env:"FORGEWIRE_RETENTION_BYTES" envDefault:"1073741824" min:"16777216" meaning:"how large the log may grow before its oldest messages go, in bytes" example:"1073741824"`
 	RunRetention        time.Duration `env:"FORGEWIRE_RUN_RETENTION" envDefault:"720h" min:"24h" meaning:"how long runs, one line for each request to a model, are kept" example:"720h"`
+	MaxConnectionAge    time.Duration `env:"FORGEWIRE_MAX_CONNECTION_AGE" envDefault:"0s" min:"0s" meaning:"age by which clients are told to reconnect, spread over the last tenth of it: less than the time after which a platform cuts connections; 0 lets them live" example:"55m"`
+	IdleRelease         time.Duration `env:"FORGEWIRE_IDLE_RELEASE" envDefault:"0s" min:"0s" meaning:"time without connections and requests after which a replica leaves the database alone until the next one comes, so that a serverless Postgres can sleep; 0 never" example:"5m"`
 	ShutdownTimeout     time.Duration `env:"FORGEWIRE_SHUTDOWN_TIMEOUT" envDefault:"10s" min:"1ms" meaning:"longest time that a stopping replica takes to drain" example:"10s"`
 
 	// Logs.
@@ -152,14 +155,17 @@ func LoadOnly(environ []string, names ...string) (*Config, error) {
 func load(environ, required []string) (*Config, Mistakes) {
 	given := split(environ)
 	vars := variables()
+	files, mistakes := readFiles(vars, given)
 	resolved, source := resolve(vars, given)
 
 	cfg := &Config{}
 	unparsed := parse(cfg, resolved)
 
-	var mistakes Mistakes
 	for _, v := range vars {
 		raw, set := resolved[v.Name]
+		if path, ok := files[v.Name]; ok && path == "" {
+			continue // its file was complained about
+		}
 		switch {
 		case unparsed[v.field]:
 			mistakes = append(mistakes, v.mistake(source[v.Name], v.notA(raw)))
@@ -169,6 +175,9 @@ func load(environ, required []string) (*Config, Mistakes) {
 			// Checked, and complained about, where it came from.
 		case set:
 			if problem := v.check(cfg, raw, given[source[v.Name]]); problem != "" {
+				if path := files[source[v.Name]]; path != "" {
+					problem = fmt.Sprintf("in the file %q: %s", path, problem)
+				}
 				mistakes = append(mistakes, v.mistake(source[v.Name], problem))
 			}
 		}

@@ -12,26 +12,28 @@ import (
 
 // grant is what a client that may subscribe gets with it.
 type grant struct {
-	expires  time.Time // of the token, which the client can renew, or of the hook's word; zero for never
+	expires  time.Time // of the token or the hook's word; zero for never
+	token    bool      // it is a token's, which the client can renew
 	judged   time.Time // when the database must be asked again; zero for never
 	options  SubscribeOptions
 	override override // what a hook changes of the channel's options
 	server   bool     // the server made the subscription, not the client
 }
 
-// due is when a subscription is over, unless something renews it. The sub_refresh hook is asked on time; a
-// client, which must see to it itself, gets some more.
-func (n *Node) due(expires, judged time.Time) time.Time {
+// due is when a subscription is over, unless something renews it. A client that must see to it itself gets
+// some more time; the hooks are asked at once. The caller holds shard.mu.
+func (sub *subscription) due() time.Time {
+	expires := sub.expires
 	if expires.IsZero() {
-		return judged
+		return sub.judged
 	}
-	if n.hooks.subRefresh == nil {
+	if told, _ := sub.client.tellsOf(expires, sub.token); told {
 		expires = expires.Add(expiredLeeway * time.Second)
 	}
-	if judged.IsZero() || expires.Before(judged) {
+	if sub.judged.IsZero() || expires.Before(sub.judged) {
 		return expires
 	}
-	return judged
+	return sub.judged
 }
 
 // maySubscribe decides whether the client may subscribe to a channel, with the token if there is one. A token
@@ -46,7 +48,7 @@ func (c *client) maySubscribe(ctx context.Context, channel string, req *protocol
 		if err != nil {
 			return g, err
 		}
-		g.options.Info = claims.Info
+		g.options.Info, g.token = claims.Info, true
 		if claims.ExpiresAt != nil {
 			g.expires = claims.ExpiresAt.Time
 		}

@@ -92,17 +92,30 @@ func (c *client) startRefresh() {
 	}()
 }
 
-// tells is what a client is told of its connection's end: nothing where the refresh hook sees to it.
+// tells is what a client is told of its connection's end: nothing where the refresh hook sees to it, and
+// nothing where it has no token to renew. The published clients give up for ever when they are told and have
+// no way to get one; when they are disconnected as expired they come back, and the connect hook decides anew.
+// The caller holds shard.mu.
 func (c *client) tells(ends time.Time) (expires bool, seconds uint32) {
-	if c.node.hooks.refresh != nil {
+	if c.node.hooks.refresh != nil || !c.hasToken {
 		return false, 0
 	}
 	return ttl(ends)
 }
 
-// tellsOf is the same of a subscription's.
-func (c *client) tellsOf(ends time.Time) (expires bool, seconds uint32) {
-	if c.node.hooks.subRefresh != nil {
+// over is when the connection ends: a client that was told gets some time to renew its token. The caller holds
+// shard.mu.
+func (c *client) over() time.Time {
+	if told, _ := c.tells(c.expires); told {
+		return c.expires.Add(expiredLeeway * time.Second)
+	}
+	return c.expires
+}
+
+// tellsOf is what a client is told of a subscription's end: as tells, of the sub_refresh hook and a
+// subscription token.
+func (c *client) tellsOf(ends time.Time, token bool) (expires bool, seconds uint32) {
+	if c.node.hooks.subRefresh != nil || !token {
 		return false, 0
 	}
 	return ttl(ends)
@@ -137,7 +150,7 @@ func (c *client) startSubRefresh(sub *subscription) {
 				sub.info = r.info
 				c.showsInfo.Store(true)
 			}
-			c.shard.expiring.set(sub, c.node.due(sub.expires, sub.judged))
+			c.shard.expiring.set(sub, sub.due())
 		}
 	}()
 }

@@ -112,7 +112,7 @@ func TestSubscriptionEndsWithoutHook(t *testing.T) {
 	}
 	at := time.Now()
 	for channel, expires := range map[string]time.Time{"soon": at.Add(time.Second), "later": at.Add(time.Hour), "never": {}} {
-		sub, _, err := c.register(channel, grant{expires: expires, server: channel == "later"}, nil, Position{}, false)
+		sub, _, err := c.register(channel, grant{expires: expires, token: true, server: channel == "later"}, nil, Position{}, false)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -134,5 +134,32 @@ func TestSubscriptionEndsWithoutHook(t *testing.T) {
 	c.shard.beat(at.Add(2 * time.Hour))
 	if out.ended != disconnectInsufficient {
 		t.Errorf("one that the client did not ask for: %v", out.ended)
+	}
+}
+
+// Without refresh hooks what a hook limited ends on time, without a word before, and the client comes back by
+// itself: the hooks decide anew.
+func TestHookedExpiryWithoutRefresh(t *testing.T) {
+	t.Parallel()
+	b := newBackend(t)
+	_, address, _ := startHooked(t, dbtest.New(t), func(c *Config) {
+		c.Hooks = hooksTo(t, b, "", "connect", "subscribe")
+		c.Namespaces = must(ParseNamespaces(`{"namespaces":[{"name":"chat","subscribe_proxy":true}]}`))
+	})
+	b.answer("/connect", fmt.Sprintf(`{"result":{"user":"joe","expire_at":%d}}`, time.Now().Unix()+6))
+	k := talk(t, address, nil)
+	start := time.Now()
+	if got := k.ask(`{"id":1,"connect":{}}`); strings.Contains(got, `"expires"`) {
+		t.Errorf("%s", got)
+	}
+	b.answer("/subscribe", fmt.Sprintf(`{"result":{"expire_at":%d}}`, time.Now().Unix()+2))
+	if got := k.ask(`{"id":2,"subscribe":{"channel":"chat:1"}}`); strings.Contains(got, `"expires"`) || !strings.Contains(got, `"epoch"`) {
+		t.Errorf("%s", got)
+	}
+	if got := k.hear(); !strings.Contains(got, `"unsubscribe":{"code":2501`) {
+		t.Errorf("%s", got)
+	}
+	if got := k.hear(); got != "3005 connection expired" || time.Since(start) > 15*time.Second {
+		t.Errorf("%s after %v", got, time.Since(start))
 	}
 }

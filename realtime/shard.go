@@ -56,6 +56,7 @@ type subscription struct {
 	asking  bool      // the sub_refresh hook is being asked
 	info    []byte    // JSON, shown to others of the channel
 	expires time.Time // when it must be renewed; zero for never
+	token   bool      // by the client, with a token
 	judged  time.Time
 	ends    time.Time // zero for never
 	place   int       // in the shard's expiring; 0 for none
@@ -344,7 +345,7 @@ func (s *shard) beat(now time.Time) {
 			}
 		case c.refreshDue(now):
 			c.startRefresh()
-		case !c.expires.IsZero() && now.After(c.expires.Add(expiredLeeway*time.Second)):
+		case !c.expires.IsZero() && now.After(c.over()):
 			c.disconnect(disconnectExpired)
 		case c.oldAt != 0 && s.tick >= c.oldAt:
 			c.disconnect(disconnectOld)

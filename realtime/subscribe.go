@@ -62,7 +62,7 @@ func (c *client) join(ctx context.Context, channel string, g grant, req *protoco
 		return nil, nil, err
 	}
 	r := &protocol.SubscribeResult{Data: protocol.Raw(g.options.Data), Delta: view.isDelta()}
-	r.Expires, r.Ttl = c.tellsOf(g.expires)
+	r.Expires, r.Ttl = c.tellsOf(g.expires, g.token)
 	r.WasRecovering = req.Recover && !recovers // and did not: nobody knows what was missed
 	if o.Ephemeral || !o.Recovery && !req.Positioned && !g.override.positions() {
 		return r, sub, nil
@@ -160,7 +160,7 @@ func (c *client) register(channel string, g grant, v *view, since Position, reco
 	case len(c.subs) >= maxChannelsPerClient:
 		return nil, Position{}, ErrLimitExceeded.With("too many channels on one connection")
 	}
-	sub := &subscription{client: c, channel: channel, view: v, from: s.at, info: g.options.Info, server: g.server, expires: g.expires, judged: g.judged,
+	sub := &subscription{client: c, channel: channel, view: v, from: s.at, info: g.options.Info, server: g.server, expires: g.expires, token: g.token, judged: g.judged,
 		hidden: g.override.hides()}
 	if len(sub.info) > 0 {
 		c.showsInfo.Store(true)
@@ -169,7 +169,7 @@ func (c *client) register(channel string, g grant, v *view, since Position, reco
 		sub.from = max(s.at, since.Offset)
 	}
 	s.subscribe(sub)
-	s.expiring.set(sub, c.node.due(sub.expires, sub.judged))
+	s.expiring.set(sub, sub.due())
 	return sub, Position{Offset: s.at, Epoch: s.epoch}, nil
 }
 
@@ -207,9 +207,9 @@ func (c *client) subRefresh(ctx context.Context, req *protocol.SubRefreshRequest
 	if sub.info = claims.Info; len(sub.info) > 0 {
 		c.showsInfo.Store(true)
 	}
-	sub.expires = expires
-	c.shard.expiring.set(sub, c.node.due(sub.expires, sub.judged)) // a token renews itself, not the database's answer
+	sub.expires, sub.token = expires, true
+	c.shard.expiring.set(sub, sub.due()) // a token renews itself, not the database's answer
 	r := &protocol.SubRefreshResult{}
-	r.Expires, r.Ttl = c.tellsOf(expires)
+	r.Expires, r.Ttl = c.tellsOf(expires, true)
 	return r, nil
 }

@@ -178,9 +178,9 @@ func (l *listener) follow(ctx context.Context) error {
 		if heard && !doubted {
 			continue
 		}
-		ping, cancel := context.WithTimeout(ctx, pingTimeout)
+		ping, stop := context.WithTimeout(ctx, pingTimeout) // not the window's cancel, which interrupt may call
 		err = l.conn.Ping(ping)
-		cancel()
+		stop()
 		if err != nil {
 			return fmt.Errorf("ping: %w", err)
 		}

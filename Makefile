@@ -11,6 +11,8 @@ GOLANGCI_VERSION := v2.15.0
 GOLANGCI := $(TOOLS)/golangci-lint-$(GOLANGCI_VERSION)
 GOVULNCHECK_VERSION := v1.9.0
 GOVULNCHECK := $(TOOLS)/govulncheck-$(GOVULNCHECK_VERSION)
+CYCLONEDX_VERSION := v1.10.0
+CYCLONEDX := $(TOOLS)/cyclonedx-gomod-$(CYCLONEDX_VERSION)
 
 # A checkout that belongs to another user (a container, a shared folder) makes
 # git refuse to answer, and with it go build: so the version comes from here.
@@ -22,7 +24,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 # Hidden folders and other people's code are not ours to format.
 GO_FILES = find . -name '*.go' -not -path './.*' -not -path '*/node_modules/*'
 
-.PHONY: help run test lint fmt-check bench build govulncheck setup
+.PHONY: help run test lint fmt-check bench build image sbom govulncheck setup
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +39,7 @@ test: setup ## Install what the tests need, vet, and run all tests
 	@go vet ./...
 	@race=-race; \
 	command -v gcc >/dev/null || { race=; echo 'no gcc: running without the race detector' >&2; }; \
+	(cd e2e/deploy && go vet ./... && go test -count=1 ./...) && \
 	go test $$race -timeout 8m $$(go list ./... | grep -v '/e2e$$') && \
 	go test -count=1 -timeout 8m ./realtime ./e2e # not cached: e2e builds its binary with the race detector; the published Go client has races of its own
 
@@ -54,6 +57,15 @@ bench: ## Run the benchmarks of all packages (BENCH=regexp for some)
 build: ## Build the static binary bin/forgewire
 	@CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/forgewire ./cmd/forgewire
 
+# The commit's date in place of the clock, so that one commit is one image.
+image: ## Build the container image (IMAGE=name), with BuildKit
+	@docker buildx build --build-arg VERSION=$(VERSION) --build-arg REVISION=$$($(GIT) rev-parse HEAD) \
+		--build-arg SOURCE_DATE_EPOCH=$$($(GIT) log -1 --format=%ct) \
+		--provenance=mode=max --output type=docker,rewrite-timestamp=true --tag $(or $(IMAGE),forgewire:$(VERSION)) .
+
+sbom: build $(CYCLONEDX) ## List what bin/forgewire is made of in bin/forgewire.cdx.json (CycloneDX)
+	@$(CYCLONEDX) bin -json -licenses -version $(VERSION) -output bin/forgewire.cdx.json bin/forgewire
+
 govulncheck: $(GOVULNCHECK) ## Look for known vulnerabilities in what we call
 	@$(GOVULNCHECK) ./...
 
@@ -68,3 +80,7 @@ $(GOLANGCI):
 $(GOVULNCHECK):
 	@GOBIN=$(TOOLS) go install golang.org/x/vuln/cmd/govulncheck@$(GOVULNCHECK_VERSION)
 	@mv $(TOOLS)/govulncheck $@
+
+$(CYCLONEDX):
+	@GOBIN=$(TOOLS) go install github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod@$(CYCLONEDX_VERSION)
+	@mv $(TOOLS)/cyclonedx-gomod $@

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
@@ -22,6 +23,10 @@ const (
 type PoolConfig struct {
 	URL      string // postgres://… or key=value
 	MaxConns int32  // 0: DefaultMaxConns
+	KeepNone bool   // no connection while it is not used, so that a serverless database can sleep
+	// Pooled says that URL leads to a pooler in transaction mode, which hands each transaction to whatever connection
+	// is free: statements that an earlier one prepared may not be there.
+	Pooled bool
 }
 
 // errBadURL replaces pgx's own error, which quotes the URL and with it the password.
@@ -38,7 +43,12 @@ func NewPool(ctx context.Context, cfg PoolConfig) (*pgxpool.Pool, error) {
 	if cfg.MaxConns > 0 {
 		pc.MaxConns = cfg.MaxConns
 	}
-	pc.MinIdleConns = DefaultMinIdleConns
+	if pc.MinIdleConns = DefaultMinIdleConns; cfg.KeepNone {
+		pc.MinIdleConns = 0
+	}
+	if cfg.Pooled && pc.ConnConfig.DefaultQueryExecMode == pgx.QueryExecModeCacheStatement {
+		pc.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
+	}
 	pc.MaxConnLifetime = maxConnLifetime
 	pc.MaxConnLifetimeJitter = lifetimeJitter
 	pc.MaxConnIdleTime = maxConnIdleTime

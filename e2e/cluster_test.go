@@ -81,6 +81,8 @@ type replica struct {
 	env  []string
 	log  *logBuffer
 
+	binary string // "": the one of all tests
+
 	mu   sync.Mutex
 	cmd  *exec.Cmd     // nil when it does not run
 	done chan struct{} // closed when cmd was reaped
@@ -126,7 +128,11 @@ func (r *replica) start() {
 	if r.cmd != nil {
 		r.t.Fatalf("%s runs already", r.name)
 	}
-	cmd := exec.Command(forgewire(r.t), "serve", "--migrate")
+	binary := r.binary
+	if binary == "" {
+		binary = forgewire(r.t)
+	}
+	cmd := exec.Command(binary, "serve", "--migrate")
 	cmd.Env, cmd.Stdout, cmd.Stderr = r.env, r.log, r.log
 	endWithUs(cmd)
 	if err := cmd.Start(); err != nil {

@@ -295,7 +295,7 @@ func TestThousandChannels(t *testing.T) {
 	for i := range all {
 		all[i] = fmt.Sprint("c:", i)
 	}
-	if err := c.replicas[1].call(t.Context(), "broadcast", map[string]any{"channels": all, "data": body("missed")}, nil); err != nil {
+	if err := c.replicas[1].call(t.Context(), "broadcast", map[string]any{"channels": all, "data": body("missed")}, &struct{}{}); err != nil {
 		t.Fatal(err)
 	}
 	subscribe(c.replicas[1], first, channels)

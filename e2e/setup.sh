@@ -4,6 +4,7 @@
 #   gcc       for go test -race
 #   valkey    for the cache's tests
 #   chromium  for the browser's tests
+#   pgbouncer, caddy, haproxy, nginx  that replicas stand behind and before
 #   and the published JavaScript client, by npm, into e2e/node_modules
 #
 # It does nothing, in silence, where all is there. Where something cannot be
@@ -91,19 +92,30 @@ install_packages() {
 	for package in "${wanted[@]}"; do
 		quietly apt install --no-install-recommends "$package" || say "$package could not be installed"
 	done
-	if [[ " ${wanted[*]} " == *' valkey-server '* ]] && [ -d /run/systemd/system ]; then
-		as_root systemctl disable --now valkey-server >/dev/null 2>&1 || true
+	if [ -d /run/systemd/system ]; then
+		for package in "${wanted[@]}"; do
+			case $package in
+			valkey-server | pgbouncer | caddy | haproxy | nginx)
+				as_root systemctl disable --now "$package" >/dev/null 2>&1 || true ;;
+			esac
+		done
 	fi
 }
 
 has_c() { command -v gcc >/dev/null && [ -e /usr/include/stdlib.h ]; }
 has_valkey() { command -v valkey-server >/dev/null; }
 has_chromium() { command -v chromium >/dev/null; }
+# Debian keeps servers where users do not look.
+has_server() { command -v "$1" >/dev/null || [ -x "/usr/sbin/$1" ]; }
+servers=(pgbouncer caddy haproxy nginx)
 
 packages=()
 has_c || packages+=(gcc libc6-dev)
 has_valkey || packages+=(valkey-server)
 has_chromium || packages+=(chromium fonts-liberation)
+for server in "${servers[@]}"; do
+	has_server "$server" || packages+=("$server")
+done
 
 if [ ${#packages[@]} -gt 0 ] && can_install; then
 	install_packages "${packages[@]}"
@@ -112,6 +124,9 @@ lacking=
 has_c || lacking+=', the race detector (gcc)'
 has_valkey || lacking+=", the cache's tests (valkey-server)"
 has_chromium || lacking+=", the browser's tests (chromium)"
+for server in "${servers[@]}"; do
+	has_server "$server" || lacking+=", the tests with $server"
+done
 [ -z "$lacking" ] || missing "left out: ${lacking#, }: install by hand, or run as root or with passwordless sudo"
 
 # npm writes its own copy of the lock file last of all.

@@ -32,6 +32,18 @@ func (s *server) requestID(next http.Handler) http.Handler {
 	})
 }
 
+// use wakes a replica that rests and keeps it awake while a request needs it. What platforms ask all day must not.
+func (s *server) use(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/livez", "/readyz", "/metrics":
+		default:
+			defer s.node.Use()()
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
 func plain(id string) bool {
 	if id == "" || len(id) > maxRequestID {
 		return false

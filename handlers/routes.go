@@ -8,12 +8,16 @@ import (
 
 	"github.com/go-chi/chi/v5"
 
+	"forgewire/cache/llm"
+	"forgewire/handlers/access"
 	"forgewire/realtime"
 )
 
 // Config says what the handlers serve.
 type Config struct {
 	Node                *realtime.Node
+	Gate                *access.Gate
+	LLM                 *llm.Service // nil where no upstream is configured
 	Logger              *slog.Logger
 	APIKey              string // "" disables the server API
 	MaxPublicationBytes int
@@ -38,8 +42,8 @@ type server struct {
 
 // Routes returns the handler of everything that a replica serves.
 func Routes(cfg Config) (http.Handler, error) {
-	if cfg.Node == nil || cfg.Logger == nil {
-		return nil, errors.New("handlers: Node and Logger are required")
+	if cfg.Node == nil || cfg.Gate == nil || cfg.Logger == nil {
+		return nil, errors.New("handlers: Node, Gate and Logger are required")
 	}
 	s := &server{
 		node:    cfg.Node,
@@ -52,7 +56,7 @@ func Routes(cfg Config) (http.Handler, error) {
 	s.methods = methods(s)
 	s.document = document(cfg.Version, s.methods)
 	r := chi.NewRouter()
-	r.Use(s.requestID, s.recover)
+	r.Use(s.requestID, s.recover, s.use)
 	if cfg.ClientIPHeader != "" {
 		r.Use(clientIP(cfg.ClientIPHeader))
 	}
@@ -73,6 +77,16 @@ func Routes(cfg Config) (http.Handler, error) {
 	if !cfg.MetricsElsewhere {
 		r.With(s.authorize).Method(http.MethodGet, "/metrics", Metrics(cfg.Node))
 	}
+
+	r.Group(func(r chi.Router) {
+		r.Use(cfg.Gate.Authenticate)
+		r.Get("/v1/runs", cfg.Gate.ListRuns)
+		r.Get("/v1/runs/{id}", cfg.Gate.GetRun)
+		r.Get("/v1/usage", cfg.Gate.Usage)
+		if cfg.LLM != nil {
+			models(r, cfg.LLM, cfg.Gate)
+		}
+	})
 
 	// The document has no secrets, and tools fetch it without headers.
 	r.Get("/api/openapi.json", s.openAPI)

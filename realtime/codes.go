@@ -57,6 +57,7 @@ var (
 	disconnectExpired      = &Disconnect{3005, "connection expired"}
 	disconnectSlow         = &Disconnect{3008, "slow"}
 	disconnectInsufficient = &Disconnect{3010, "insufficient state"}
+	disconnectOld          = &Disconnect{3011, "force reconnect"}
 	disconnectNoPong       = &Disconnect{3012, "no pong"}
 	disconnectTooMany      = &Disconnect{3013, "too many requests"}
 	disconnectInvalidToken = &Disconnect{disconnectInvalidTokenCode, "invalid token"}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -44,6 +45,8 @@ type drainer struct {
 	id     string // by which it knows its own bells
 	logger *slog.Logger
 	rung   chan struct{} // capacity 1: rung since the drainer last began a look
+	leave  chan struct{} // capacity 1: the connection is to be given up
+	busy   atomic.Bool   // it is not asleep
 
 	// Owned by run.
 	conn   *pgx.Conn
@@ -52,7 +55,7 @@ type drainer struct {
 }
 
 func newDrainer(url string, logger *slog.Logger) *drainer {
-	return &drainer{url: url, id: uuid.NewString(), logger: logger, rung: make(chan struct{}, 1), seen: nothingSeen}
+	return &drainer{url: url, id: uuid.NewString(), logger: logger, rung: make(chan struct{}, 1), leave: make(chan struct{}, 1), seen: nothingSeen}
 }
 
 // ring wakes the drainer, unless it is its own bell. It never blocks.
@@ -66,14 +69,27 @@ func (d *drainer) ring(from string) {
 	}
 }
 
+// letGo makes the drainer give up its connection as soon as it sleeps; the next ring brings it back. It never blocks.
+func (d *drainer) letGo() {
+	select {
+	case d.leave <- struct{}{}:
+	default:
+	}
+}
+
 func (d *drainer) run(ctx context.Context) error {
 	defer d.disconnect()
 	for {
+		d.busy.Store(false)
 		select {
 		case <-d.rung:
+		case <-d.leave:
+			d.disconnect()
+			continue
 		case <-ctx.Done():
 			return nil
 		}
+		d.busy.Store(true)
 		for {
 			err := d.awake(ctx)
 			if ctx.Err() != nil {

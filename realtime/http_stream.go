@@ -79,7 +79,8 @@ func (n *Node) serveCommands(w http.ResponseWriter, r *http.Request, f format, f
 // serveStream serves one client over w until either side ends it. begin runs the first commands, before the
 // response begins; it returns false if it has answered the request itself.
 func (n *Node) serveStream(w http.ResponseWriter, r *http.Request, f format, begin func(context.Context, *client) bool) {
-	if !n.enter() {
+	defer n.rest.use()()
+	if !n.enter(r.Context()) {
 		refuseStream(w, r, f, http.StatusServiceUnavailable, ErrInternal.With("shutting down"))
 		return
 	}
@@ -100,7 +101,9 @@ func (n *Node) serveStream(w http.ResponseWriter, r *http.Request, f format, beg
 	_ = s.rc.SetReadDeadline(time.Time{}) // not every ResponseWriter can; then the server's remain
 	_ = s.rc.SetWriteDeadline(time.Time{})
 	ctx, cancel := context.WithCancel(r.Context())
+	defer context.AfterFunc(n.life, cancel)() // a command that is under way ends with the replica
 	c := newClient(n, s, f)
+	c.headers = n.hooks.keep(r.Header, false)
 	n.join(c)
 	defer s.end()
 	defer c.shard.remove(c)

@@ -129,6 +129,14 @@ func (h *hub) reset(at Position) {
 	h.tell(event{reset: true, at: at.Offset, epoch: at.Epoch})
 }
 
+// catchUp waits until the shards have dealt with what they were told.
+func (h *hub) catchUp() {
+	var handled sync.WaitGroup
+	handled.Add(len(h.shards))
+	h.tell(event{handled: &handled})
+	handled.Wait()
+}
+
 func (h *hub) tell(e event) {
 	for _, s := range h.shards {
 		s.events <- e

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -22,6 +23,7 @@ const (
 	readTimeout    = 10 * time.Second // one look into the log
 	pingAfter      = 5 * time.Second  // of silence
 	pingTimeout    = 5 * time.Second
+	doubtAfter     = time.Second // of silence, when a client arrives
 	minBackoff     = 50 * time.Millisecond
 	maxBackoff     = 5 * time.Second
 )
@@ -41,20 +43,47 @@ type listener struct {
 	health   *health
 	bell     func(from string) // somebody published from SQL, or may have while we were away
 	out      *hub
-	back     func()            // connected again: the database may have lost what is not logged
-	control  func(body []byte) // what another replica, or this one, told all
-	conn     *pgx.Conn
+	back     func()                               // connected again: the database may have lost what is not logged
+	control  func(body []byte)                    // what another replica, or this one, told all
+	relearn  func(context.Context, querier) error // what was told while we did not listen, after each LISTEN
+	rest     *rest
+	letGo    func()                             // gives up what else is connected to the database
+	cut      atomic.Pointer[context.CancelFunc] // ends the waiting that is under way
+	heard    atomic.Int64                       // when the server last gave a sign of life, by the wall clock, in nanoseconds
+	doubted  chan struct{}                      // capacity 1: it must be asked for one
 
-	relearn func(context.Context, querier) error // what was told while we did not listen, after each LISTEN
+	// Owned by run.
+	conn  *pgx.Conn
+	woken <-chan struct{} // closed when somebody comes, while it rests
 }
 
-// run listens until ctx ends, reconnecting for ever.
+// doubt makes the listener ask for a sign of life, unless there was one just now. A machine that was suspended does not
+// know it, and its connections look alive; but most often a client's arrival is what wakes it.
+func (l *listener) doubt() {
+	if time.Since(time.Unix(0, l.heard.Load())) < doubtAfter {
+		return
+	}
+	select {
+	case l.doubted <- struct{}{}:
+	default:
+	}
+}
+
+// run listens until ctx ends, reconnecting for ever; but not while nobody uses this replica.
 func (l *listener) run(ctx context.Context) error {
 	for backoff := minBackoff; ; backoff = min(2*backoff, maxBackoff) {
 		connected, err := l.session(ctx)
 		if ctx.Err() != nil {
 			return nil //nolint:nilerr // stopped, which is no failure
 		}
+		if errors.Is(err, errIdle) {
+			if !l.pause(ctx) {
+				return nil
+			}
+			backoff = minBackoff / 2
+			continue
+		}
+		l.rest.end()
 		l.health.disconnected(err)
 		l.logger.Warn("the connection that listens to the database is lost, reconnecting", "error", err)
 		if connected {
@@ -65,6 +94,22 @@ func (l *listener) run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		}
+	}
+}
+
+// pause gives up everything that is connected to the database until somebody comes, and returns false if ctx ended
+// first. What happens meanwhile concerns nobody here: the follower begins anew, and whoever comes back reads its own
+// past from the log.
+func (l *listener) pause(ctx context.Context) bool {
+	l.logger.Info("nobody uses this replica: it leaves the database alone until somebody does")
+	l.follower.started = false
+	l.health.disconnected(errIdle)
+	l.letGo()
+	select {
+	case <-l.woken:
+		return true
+	case <-ctx.Done():
+		return false
 	}
 }
 
@@ -94,8 +139,11 @@ func (l *listener) session(ctx context.Context) (connected bool, err error) {
 	l.health.connected()
 	l.bell("")
 	l.back()
+	l.out.catchUp()
+	l.rest.end()
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return l.follow(ctx) })
+	g.Go(func() error { return l.interrupt(ctx) })
 	g.Go(func() error {
 		if err := l.health.check(ctx); err != nil && ctx.Err() == nil {
 			l.logger.Error("this replica cannot serve", "error", err)
@@ -109,7 +157,8 @@ func (l *listener) session(ctx context.Context) (connected bool, err error) {
 // arrive in it, so a busy connection pays for no timer each.
 func (l *listener) follow(ctx context.Context) error {
 	for {
-		window, cancel := context.WithTimeout(ctx, pingAfter)
+		window, cancel := context.WithTimeout(ctx, l.window())
+		l.cut.Store(&cancel)
 		heard := false
 		var err error
 		for err == nil {
@@ -117,21 +166,48 @@ func (l *listener) follow(ctx context.Context) error {
 				heard = true
 			}
 		}
-		expired := window.Err() != nil && ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded)
+		doubted := errors.Is(window.Err(), context.Canceled)
+		expired := window.Err() != nil && ctx.Err() == nil && errors.Is(err, window.Err())
 		cancel()
 		if !expired {
 			return err
 		}
-		if heard {
+		if l.woken = l.rest.begin(); l.woken != nil {
+			return errIdle
+		}
+		if heard && !doubted {
 			continue
 		}
-		ping, cancel := context.WithTimeout(ctx, pingTimeout)
+		ping, stop := context.WithTimeout(ctx, pingTimeout) // not the window's cancel, which interrupt may call
 		err = l.conn.Ping(ping)
-		cancel()
+		stop()
 		if err != nil {
 			return fmt.Errorf("ping: %w", err)
 		}
+		l.heard.Store(time.Now().UnixNano())
 	}
+}
+
+// interrupt ends the waiting of follow when there is doubt.
+func (l *listener) interrupt(ctx context.Context) error {
+	for {
+		select {
+		case <-l.doubted:
+			if cut := l.cut.Load(); cut != nil {
+				(*cut)()
+			}
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// window is how long to listen before looking whether the connection lives, and whether anybody is here.
+func (l *listener) window() time.Duration {
+	if l.rest.after > 0 {
+		return min(pingAfter, l.rest.after)
+	}
+	return pingAfter
 }
 
 // next waits, as long as window lasts, for a notification and handles it.
@@ -141,7 +217,11 @@ func (l *listener) next(window, ctx context.Context) error {
 		return fmt.Errorf("wait for a notification: %w", err)
 	}
 	l.out.arrivals.heard()
+	l.heard.Store(time.Now().UnixNano())
 	if n.Channel == notifyBell {
+		if n.Payload == "" { // a publish, which this replica may have to move
+			l.rest.touch()
+		}
 		l.bell(n.Payload)
 		return nil
 	}
@@ -197,7 +277,8 @@ func (l *listener) read(ctx context.Context, after, before uint64) ([]Message, e
 }
 
 // connect opens a connection outside the pool, to a server that takes writes. The server notices within
-// half a minute when we are gone, and lets go of our locks.
+// half a minute when we are gone, or frozen with more to read than the network holds, and lets go of our locks and of
+// the notifications that it keeps for us: at 8 GB of them, every NOTIFY would fail.
 func connect(ctx context.Context, url, name string) (*pgx.Conn, error) {
 	pc, err := pgxpool.ParseConfig(url) // it knows the pool's own parameters, which the server does not
 	if err != nil {
@@ -214,7 +295,8 @@ func connect(ctx context.Context, url, name string) (*pgx.Conn, error) {
 	}
 	var standby bool
 	err = conn.QueryRow(ctx, `SELECT pg_is_in_recovery(), set_config('tcp_keepalives_idle', '10', false),
-		set_config('tcp_keepalives_interval', '5', false), set_config('tcp_keepalives_count', '4', false)`).Scan(&standby, nil, nil, nil)
+		set_config('tcp_keepalives_interval', '5', false), set_config('tcp_keepalives_count', '4', false),
+		set_config('tcp_user_timeout', '30000', false)`).Scan(&standby, nil, nil, nil, nil)
 	if err == nil && standby {
 		err = errors.New("the server is a standby, which can neither LISTEN nor take writes")
 	}

@@ -35,6 +35,9 @@ type Config struct {
 	AllowAnonymous      bool
 	AllowedOrigins      []string // host patterns beside the request's own host
 	Namespaces          *Namespaces
+	Hooks               *Hooks // nil for none
+	WebhookURL          string // where events are sent; "" for nowhere
+	WebhookSecret       string // that they are signed with
 	MaxConnections      int
 	MaxUserConnections  int // of one user on this replica; 0 for no limit, as for those below
 	MaxIPConnections    int // of one address on this replica
@@ -43,6 +46,8 @@ type Config struct {
 	MaxPublicationBytes int
 	RetentionAge        time.Duration
 	RetentionBytes      int64
+	MaxConnectionAge    time.Duration // by which a client is told to reconnect; 0: never
+	IdleRelease         time.Duration // of not being used, after which the database is left alone; 0: never
 	ShutdownTimeout     time.Duration // in which all clients are told to reconnect elsewhere
 }
 
@@ -62,6 +67,9 @@ type Node struct {
 	sessions  sessions
 	relay     *relay
 	past      past
+	rest      *rest
+	hooks     Hooks
+	webhooks  *webhooks                 // nil for none
 	hearers   map[string][]func([]byte) // by topic; fixed once Run has begun
 
 	verifier    *verifier
@@ -97,6 +105,9 @@ func New(cfg Config) (*Node, error) {
 	if err := n.guard(); err != nil {
 		return nil, err
 	}
+	if err := n.reachOut(); err != nil {
+		return nil, err
+	}
 	n.publisher = NewPublisher(n.log)
 	n.relay = newRelay(cfg.Pool)
 	n.publisher.stats.arrivals = &n.hub.arrivals
@@ -104,12 +115,34 @@ func New(cfg Config) (*Node, error) {
 	n.presence = newPresence(cfg.Pool, n.logger, n.id, cfg.Name, func() bool { return n.hub.count.Load() > 0 },
 		func(channel string) bool { return cfg.Namespaces.of(channel).JoinLeave })
 	n.surveys = newSurveys()
-	n.listener = &listener{url: cfg.ListenURL, logger: n.logger, health: n.health, bell: n.drainer.ring, out: n.hub, control: n.handleControl, back: n.presence.check,
-		relearn: n.relearn}
+	n.rest = newRest(cfg.IdleRelease, func() bool { return n.hub.count.Load() > 0 || n.drainer.busy.Load() })
+	n.listener = &listener{url: cfg.ListenURL, logger: n.logger, health: n.health, bell: n.drainer.ring, out: n.hub, control: n.handleControl, back: n.relisten,
+		relearn: n.relearn, rest: n.rest, letGo: n.letGo, doubted: make(chan struct{}, 1)}
 	n.listener.follower = &follower{log: n.listener, out: n.hub}
 	n.life, n.endLife = context.WithCancel(context.Background())
 	n.workers.frames = make(chan *received)
 	return n, nil
+}
+
+// reachOut makes what calls the team's backend.
+func (n *Node) reachOut() (err error) {
+	if n.cfg.Hooks != nil {
+		n.hooks = *n.cfg.Hooks
+	}
+	if err = n.hooks.check(n.cfg.Namespaces); err != nil {
+		return fmt.Errorf("realtime: %w", err)
+	}
+	if err = checkWebhooks(n.cfg); err != nil {
+		return err
+	}
+	n.webhooks, err = newWebhooks(n)
+	return err
+}
+
+// relisten is called whenever the listener has connected.
+func (n *Node) relisten() {
+	n.presence.check()
+	n.webhooks.reconnected()
 }
 
 // relearn reads what other replicas told while this one did not listen.
@@ -156,6 +189,7 @@ func (n *Node) Run(ctx context.Context) error {
 	feeds.Go(func() error { return n.answerSurveys(feed) })
 	feeds.Go(func() error { return n.maintain(feed) })
 	feeds.Go(func() error { return n.returnMemory(feed) })
+	feeds.Go(func() error { return n.webhooks.run(feed) })
 
 	<-ctx.Done()
 	n.accepting.Lock()
@@ -168,6 +202,7 @@ func (n *Node) Run(ctx context.Context) error {
 	n.endLife()
 	n.clients.Wait()
 	n.workers.group.Wait()
+	n.hooks.close()
 	return errors.Join(err, shards.Wait())
 }
 
@@ -183,7 +218,7 @@ func (n *Node) maintain(ctx context.Context) error {
 			return nil
 		}
 		at := n.hub.position().Offset
-		if at == seen {
+		if at == seen || n.rest.resting() {
 			continue
 		}
 		c, cancel := context.WithTimeout(ctx, maintainEvery/2)
@@ -197,15 +232,29 @@ func (n *Node) maintain(ctx context.Context) error {
 	}
 }
 
+// letGo gives up what is connected to the database besides the listener.
+func (n *Node) letGo() {
+	n.drainer.letGo()
+	n.cfg.Pool.Reset()
+}
+
+// Use keeps this replica from resting until done is called, and wakes it: whoever needs the database, but for a
+// connection, says so. See Config.IdleRelease.
+func (n *Node) Use() (done func()) { return n.rest.use() }
+
 // Ready returns nil if a notification that was sent through the pool just now came back through the
-// listener, else why this replica cannot serve.
+// listener, else why this replica cannot serve. One that rests is ready: the first to come wakes it.
 func (n *Node) Ready(ctx context.Context) error {
 	select {
 	case <-n.draining:
 		return errors.New("shutting down")
 	default:
-		return n.health.check(ctx)
 	}
+	if n.rest.resting() {
+		return nil
+	}
+	n.rest.wait(ctx)
+	return n.health.check(ctx)
 }
 
 // Check says what is wrong with a message, as an *Error, or nil. It removes white space from its data.
@@ -213,7 +262,7 @@ func (n *Node) Check(m *Message) error {
 	if err := check(m, n.cfg.MaxPublicationBytes); err != nil {
 		return err
 	}
-	m.ephemeral = n.cfg.Namespaces.of(m.Channel).Ephemeral
+	m.ephemeral = m.ephemeral || n.cfg.Namespaces.of(m.Channel).Ephemeral
 	if m.ephemeral && m.Key != "" {
 		return ErrBadRequest.With("an ephemeral channel keeps nothing, no idempotency key either")
 	}
@@ -249,8 +298,10 @@ func (n *Node) History(ctx context.Context, channel string, f HistoryFilter) (Hi
 // Epoch is the log's; "" until it was reached for the first time.
 func (n *Node) Epoch() string { return n.hub.position().Epoch }
 
-// enter counts a connection in, unless this replica is shutting down.
-func (n *Node) enter() bool {
+// enter counts a connection in, unless this replica is shutting down. If it rests, it wakes first.
+func (n *Node) enter(ctx context.Context) bool {
+	n.listener.doubt()
+	n.rest.wait(ctx)
 	n.accepting.RLock()
 	defer n.accepting.RUnlock()
 	select {
@@ -295,7 +346,8 @@ func (n *Node) Info() NodeInfo {
 // ServeWebSocket accepts a connection that speaks the Centrifuge protocol. It returns after the handshake:
 // the handler's goroutine, with its grown stack, ends and a small one stays.
 func (n *Node) ServeWebSocket(w http.ResponseWriter, r *http.Request) {
-	if !n.enter() {
+	defer n.rest.use()() // until the connection counts by itself
+	if !n.enter(r.Context()) {
 		w.Header().Set("Retry-After", "1")
 		http.Error(w, "shutting down", http.StatusServiceUnavailable)
 		return
@@ -338,6 +390,7 @@ func (n *Node) ServeWebSocket(w http.ResponseWriter, r *http.Request) {
 		f = wsProtobuf
 	}
 	c = newClient(n, hj.conn, f)
+	c.headers = n.hooks.keep(r.Header, false)
 	if n.hub.count.Add(1) > int64(n.cfg.MaxConnections) {
 		c.disconnect(disconnectLimit)
 	}

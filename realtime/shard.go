@@ -31,6 +31,8 @@ type event struct {
 	epoch  string // with reset
 	lost   bool   // the log went back to at
 	reset  bool   // nobody's position is good: this is where the log is now
+
+	handled *sync.WaitGroup // is told when the shard has dealt with it; nil where nobody waits
 }
 
 // A channel is what a shard knows of a channel: it has at least one subscription.
@@ -43,14 +45,18 @@ type channel struct {
 type subscription struct {
 	client  *client
 	channel string
-	view    *view    // nil for a plain one
-	from    uint64   // the client has everything up to here
-	live    bool     // false while the past is read from the log
-	held    []*burst // what arrived meanwhile
-	holds   int      // its size, in bytes
-	lost    bool     // what was read or held is not whole: the client must subscribe again
-	server  bool     // the server made it, not the client
-	info    []byte   // JSON, shown to others of the channel
+	view    *view     // nil for a plain one
+	from    uint64    // the client has everything up to here
+	live    bool      // false while the past is read from the log
+	held    []*burst  // what arrived meanwhile
+	holds   int       // its size, in bytes
+	lost    bool      // what was read or held is not whole: the client must subscribe again
+	server  bool      // the server made it, not the client
+	hidden  bool      // a hook keeps it out of the channel's presence
+	asking  bool      // the sub_refresh hook is being asked
+	info    []byte    // JSON, shown to others of the channel
+	expires time.Time // when it must be renewed; zero for never
+	token   bool      // by the client, with a token
 	judged  time.Time
 	ends    time.Time // zero for never
 	place   int       // in the shard's expiring; 0 for none
@@ -75,6 +81,10 @@ type shard struct {
 	sent     uint64 // messages given to clients
 
 	touched []*client // owned by run: who has something gathered
+
+	// watch is told of each channel that gets its first subscription here, and loses its last. Fixed; nil for
+	// nobody. The caller holds mu.
+	watch func(channel string, here bool)
 }
 
 func newShard() *shard {
@@ -121,6 +131,9 @@ func (s *shard) handle(e event) {
 		}
 		if e.reset || e.lost || e.at != 0 {
 			s.at = e.at
+		}
+		if e.handled != nil {
+			e.handled.Done()
 		}
 		if more = size < maxGather; more {
 			select {
@@ -240,6 +253,9 @@ func (s *shard) subscribe(sub *subscription) {
 	if ch == nil {
 		ch = &channel{subs: map[*subscription]struct{}{}}
 		s.channels[sub.channel] = ch
+		if s.watch != nil {
+			s.watch(sub.channel, true)
+		}
 	}
 	ch.subs[sub] = struct{}{}
 	sub.client.subs[sub.channel] = sub
@@ -254,9 +270,18 @@ func (s *shard) unsubscribe(sub *subscription) {
 	if ch := s.channels[sub.channel]; ch != nil {
 		if delete(ch.subs, sub); len(ch.subs) == 0 {
 			delete(s.channels, sub.channel)
+			if s.watch != nil {
+				s.watch(sub.channel, false)
+			}
 		}
 	}
 	sub.depart()
+}
+
+// lifetime is after how many ticks a client is told to reconnect. Those that came together go apart: jitter, from 0 to
+// 1, spreads them over the last tenth of the age.
+func lifetime(age time.Duration, jitter float64) int {
+	return max(1, int(age.Seconds()*(0.9+0.1*jitter)))
 }
 
 // add takes a client in. Its first ping is spread over the interval, so that clients that reconnect
@@ -265,6 +290,9 @@ func (s *shard) add(c *client) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c.staleAt = s.tick + staleTimeout
+	if age := c.node.cfg.MaxConnectionAge; age > 0 {
+		c.oldAt = s.tick + lifetime(age, rand.Float64())
+	}
 	c.pingAt = s.tick + 1 + rand.IntN(pingInterval)
 	s.clients[c] = struct{}{}
 	c.node.presence.connected()
@@ -281,6 +309,9 @@ func (s *shard) remove(c *client) {
 		s.unsubscribe(sub)
 	}
 	delete(s.clients, c)
+	if c.connected {
+		c.node.webhooks.disconnected(c)
+	}
 	if s.users[c.user] != nil {
 		if delete(s.users[c.user], c); len(s.users[c.user]) == 0 {
 			delete(s.users, c.user)
@@ -312,11 +343,15 @@ func (s *shard) beat(now time.Time) {
 			if s.tick >= c.staleAt {
 				c.disconnect(disconnectStale)
 			}
-		case !c.expires.IsZero() && now.After(c.expires.Add(expiredLeeway*time.Second)):
+		case c.refreshDue(now):
+			c.startRefresh()
+		case !c.expires.IsZero() && now.After(c.over()):
 			c.disconnect(disconnectExpired)
+		case c.oldAt != 0 && s.tick >= c.oldAt:
+			c.disconnect(disconnectOld)
 		case c.pongBy != 0 && c.ponged.Load():
 			c.pongBy = 0
-		case c.pongBy != 0 && s.tick >= c.pongBy:
+		case c.pongBy != 0 && s.tick >= c.pongBy && !c.asking:
 			c.disconnect(disconnectNoPong)
 		}
 		if c.connected && s.tick >= c.pingAt {

@@ -56,6 +56,7 @@ func newTestReplica(t testing.TB, databaseURL string, change func(*Config), prep
 	mux.HandleFunc("OPTIONS /", n.ServePreflight)
 	srv := httptest.NewUnstartedServer(mux)
 	srv.Config.ReadTimeout, srv.Config.WriteTimeout = 700*time.Millisecond, 700*time.Millisecond // streams outlive them
+	srv.Config.IdleTimeout = time.Minute                                                         // else ReadTimeout: a POST on a connection that was just closed is not sent again
 	srv.Start()
 	r := &testReplica{node: n, http: srv}
 	stopped := false

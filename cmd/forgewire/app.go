@@ -13,8 +13,11 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"golang.org/x/sync/errgroup"
 
+	"forgewire/cache"
+	"forgewire/cache/llm"
 	"forgewire/db"
 	"forgewire/handlers"
+	"forgewire/handlers/access"
 	"forgewire/infra/config"
 	"forgewire/infra/logging"
 	"forgewire/realtime"
@@ -29,6 +32,9 @@ const (
 	maxHeaderBytes    = 32 << 10
 )
 
+// flushShare is which part of the grace is left, when requests have ended, to record them.
+const flushShare = 5
+
 // appConfig is what one replica is made of.
 type appConfig struct {
 	*config.Config
@@ -42,6 +48,9 @@ type app struct {
 	cfg    appConfig
 	pool   *pgxpool.Pool
 	node   *realtime.Node
+	cache  *cache.Cache
+	gate   *access.Gate
+	models *llm.Service // nil where no upstream is configured
 	server *http.Server
 	// metrics serves /metrics without a key, on a port of its own; nil without one.
 	metrics *http.Server
@@ -50,25 +59,61 @@ type app struct {
 // newApp makes a replica. It connects to nothing: the database may be away.
 func newApp(cfg appConfig) (*app, error) {
 	logger := cfg.Logger.With(logging.Replica, cfg.Replica)
-	namespaces, err := realtime.ParseNamespaces(cfg.Namespaces)
-	if err != nil {
-		return nil, config.Mistakes{{Variable: "FORGEWIRE_NAMESPACES", Problem: err.Error(),
-			Example: `{"namespaces":[{"name":"chat","allow_publish_for_subscriber":true}]}`}}
-	}
-	var publicKey crypto.PublicKey
-	if cfg.TokenPublicKey != "" {
-		if publicKey, err = realtime.ParsePublicKey(cfg.TokenPublicKey); err != nil {
-			return nil, config.Mistakes{{Variable: "FORGEWIRE_TOKEN_PUBLIC_KEY", Problem: err.Error(), Example: `"$(cat public.pem)"`}}
-		}
-	}
-	pool, err := db.NewPool(context.Background(), db.PoolConfig{URL: cfg.DatabaseURL.Reveal()})
+	rc, err := realtimeConfig(cfg)
 	if err != nil {
 		return nil, err
 	}
-	node, err := realtime.New(realtime.Config{
-		Pool:      pool,
+	pool, err := db.NewPool(context.Background(), db.PoolConfig{URL: cfg.DatabaseURL.Reveal(), KeepNone: cfg.IdleRelease > 0,
+		Pooled: cfg.ListenDatabaseURL != cfg.DatabaseURL}) // why else would there be two
+	if err != nil {
+		return nil, err
+	}
+	rc.Pool, rc.Logger = pool, logger
+	node, err := realtime.New(rc)
+	if err != nil {
+		pool.Close()
+		return nil, fmt.Errorf("make the realtime node: %w", err)
+	}
+	a := &app{cfg: cfg, pool: pool, node: node}
+	routes, err := a.routes(logger)
+	if err != nil {
+		pool.Close()
+		return nil, err
+	}
+	a.server = newServer(routes, logger)
+	if cfg.MetricsPort != 0 {
+		mux := http.NewServeMux()
+		mux.Handle("GET /metrics", handlers.Metrics(node))
+		a.metrics = newServer(mux, logger)
+	}
+	return a, nil
+}
+
+// realtimeConfig reads what config carries as it came. What is wrong with it is reported at once, too.
+func realtimeConfig(cfg appConfig) (realtime.Config, error) {
+	var mistakes config.Mistakes
+	wrong := func(variable string, err error, example string) {
+		if err != nil {
+			mistakes = append(mistakes, config.Mistake{Variable: variable, Problem: err.Error(), Example: example})
+		}
+	}
+	namespaces, err := realtime.ParseNamespaces(cfg.Namespaces)
+	wrong("FORGEWIRE_NAMESPACES", err, `{"namespaces":[{"name":"chat","allow_publish_for_subscriber":true}]}`)
+	if err == nil {
+		wrong("FORGEWIRE_NAMESPACES", namespaces.Reserve(llm.Namespace), `{"namespaces":[{"name":"chat"}]}`)
+	}
+	hooks, err := realtime.ParseHooks(cfg.Hooks.Reveal())
+	wrong("FORGEWIRE_HOOKS", err, `{"connect":{"endpoint":"http://localhost:3000/connect","http_headers":["Cookie"]}}`)
+	var publicKey crypto.PublicKey
+	if cfg.TokenPublicKey != "" {
+		publicKey, err = realtime.ParsePublicKey(cfg.TokenPublicKey)
+		wrong("FORGEWIRE_TOKEN_PUBLIC_KEY", err, `"$(cat public.pem)"`)
+	}
+	if len(mistakes) > 0 {
+		return realtime.Config{}, mistakes
+	}
+	return realtime.Config{
 		ListenURL: cfg.ListenDatabaseURL.Reveal(),
-		Logger:    logger,
 		Name:      cfg.Replica,
 		Version:   version,
 		Tokens: realtime.TokenConfig{
@@ -78,6 +123,9 @@ func newApp(cfg appConfig) (*app, error) {
 		AllowAnonymous:      cfg.AllowAnonymous,
 		AllowedOrigins:      cfg.AllowedOrigins,
 		Namespaces:          namespaces,
+		Hooks:               hooks,
+		WebhookURL:          cfg.WebhookURL.Reveal(),
+		WebhookSecret:       cfg.WebhookSecret.Reveal(),
 		MaxConnections:      cfg.MaxConnections,
 		MaxUserConnections:  cfg.MaxUserConnections,
 		MaxIPConnections:    cfg.MaxIPConnections,
@@ -86,27 +134,45 @@ func newApp(cfg appConfig) (*app, error) {
 		MaxPublicationBytes: cfg.MaxPublicationBytes,
 		RetentionAge:        cfg.RetentionAge,
 		RetentionBytes:      cfg.RetentionBytes,
+		MaxConnectionAge:    cfg.MaxConnectionAge,
+		IdleRelease:         cfg.IdleRelease,
 		ShutdownTimeout:     cfg.ShutdownTimeout,
-	})
-	if err != nil {
-		pool.Close()
-		return nil, fmt.Errorf("make the realtime node: %w", err)
+	}, nil
+}
+
+func newCache(cfg appConfig, node *realtime.Node, logger *slog.Logger) (*cache.Cache, error) {
+	values, err := cache.New(cache.Config{URL: cfg.ValkeyURL.Reveal(), LocalBytes: cfg.CacheLocalBytes,
+		MaxConnections: cfg.CacheMaxConnections, Bus: node, Log: logger})
+	if errors.Is(err, cache.ErrURL) {
+		return nil, config.Mistakes{{Variable: "VALKEY_URL", Problem: err.Error(), Example: "redis://localhost:6379/0"}}
 	}
-	routes, err := handlers.Routes(handlers.Config{
-		Node: node, Logger: logger, APIKey: cfg.APIKey.Reveal(), MaxPublicationBytes: cfg.MaxPublicationBytes,
-		Version: version, MetricsElsewhere: cfg.MetricsPort != 0, Home: cfg.Demo, ClientIPHeader: cfg.ClientIPHeader,
-	})
 	if err != nil {
-		pool.Close()
+		return nil, fmt.Errorf("make the cache: %w", err)
+	}
+	node.Hear(cache.Topic, values.Announced)
+	return values, nil
+}
+
+// routes makes the HTTP side: the cache, who may use /v1, the models behind it, and all routes.
+func (a *app) routes(logger *slog.Logger) (http.Handler, error) {
+	cfg, pool, node := a.cfg, a.pool, a.node
+	var err error
+	if a.cache, err = newCache(cfg, node, logger); err != nil {
 		return nil, err
 	}
-	a := &app{cfg: cfg, pool: pool, node: node, server: newServer(routes, logger)}
-	if cfg.MetricsPort != 0 {
-		mux := http.NewServeMux()
-		mux.Handle("GET /metrics", handlers.Metrics(node))
-		a.metrics = newServer(mux, logger)
+	a.gate, err = access.New(access.Config{Pool: pool, Logger: logger, ServerKey: cfg.APIKey.Reveal(),
+		Retention: cfg.RunRetention, Flush: cfg.ShutdownTimeout / flushShare})
+	if err != nil {
+		return nil, fmt.Errorf("make the gate of /v1: %w", err)
 	}
-	return a, nil
+	node.Hear(access.Topic, a.gate.Hear)
+	if a.models, err = newModels(cfg, pool, node, a.cache, a.gate.Record, logger); err != nil {
+		return nil, err
+	}
+	return handlers.Routes(handlers.Config{
+		Node: node, Gate: a.gate, LLM: a.models, Logger: logger, APIKey: cfg.APIKey.Reveal(), MaxPublicationBytes: cfg.MaxPublicationBytes,
+		Version: version, MetricsElsewhere: cfg.MetricsPort != 0, Home: cfg.Demo, ClientIPHeader: cfg.ClientIPHeader,
+	})
 }
 
 func newServer(h http.Handler, logger *slog.Logger) *http.Server {
@@ -127,6 +193,9 @@ func newServer(h http.Handler, logger *slog.Logger) *http.Server {
 func (a *app) Run(ctx context.Context, ln, metrics net.Listener) error {
 	defer a.pool.Close()
 	g, ctx := errgroup.WithContext(ctx)
+	// The gate is the last to stop: requests that end on the way are still to be recorded.
+	served, endGate := context.WithCancel(context.WithoutCancel(ctx))
+	g.Go(func() error { return a.gate.Run(served) })
 	g.Go(func() error {
 		if err := a.server.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
 			return fmt.Errorf("serve HTTP: %w", err)
@@ -147,9 +216,16 @@ func (a *app) Run(ctx context.Context, ln, metrics net.Listener) error {
 		})
 	}
 	g.Go(func() error { return a.node.Run(ctx) })
+	if a.models != nil {
+		g.Go(func() error { return a.models.Run(ctx) })
+	}
+	cached, drained := context.WithCancel(context.WithoutCancel(ctx))
+	g.Go(func() error { return a.cache.Run(cached) })
 	g.Go(func() error {
+		defer endGate()
+		defer drained() // requests that end now still use the cache
 		<-ctx.Done()
-		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), a.cfg.ShutdownTimeout)
+		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), a.cfg.ShutdownTimeout-a.cfg.ShutdownTimeout/flushShare)
 		defer cancel()
 		if err := a.server.Shutdown(grace); err != nil {
 			_ = a.server.Close() // what did not end in its time is cut

@@ -124,6 +124,9 @@ func (b *balancer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case r.Header.Get("Upgrade") != "":
 		b.serveTunnel(w, r)
 	default:
+		// Else net/http closes the request's body when the response begins, which may cut the stream that it is. It can
+		// be had wherever HTTP/1 is; HTTP/2 is so by itself.
+		_ = http.NewResponseController(w).EnableFullDuplex()
 		b.proxy.ServeHTTP(w, r)
 	}
 }

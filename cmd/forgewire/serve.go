@@ -25,6 +25,7 @@ type serveCommand struct {
 func (serveCommand) Help() string {
 	table := "    " + strings.ReplaceAll(strings.TrimSpace(config.Table()), "\n", "\n    ") // indented, so that kong keeps its lines
 	return "The environment:\n\n" + table +
+		"\n\nURLs, keys and secrets may stand in files, named by NAME_FILE: DATABASE_URL_FILE=/run/secrets/database-url." +
 		"\n\nSIGTERM or Ctrl-C drains and exits with 0 within FORGEWIRE_SHUTDOWN_TIMEOUT; a second signal exits at once."
 }
 

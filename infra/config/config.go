@@ -2,6 +2,7 @@ package config
 
 import (
 	"errors"
+	"fmt"
 	"log/slog"
 	"reflect"
 	"slices"
@@ -49,8 +50,25 @@ type Config struct {
 	// Namespaces is carried as it came; package realtime parses it.
 	Namespaces string `env:"FORGEWIRE_NAMESPACES" meaning:"channel namespaces: JSON, or the path of a JSON file" example:"/etc/forgewire/namespaces.json"`
 
+	// The team's own backend. Hooks is carried as it came; package realtime parses it. It holds secrets.
+
+	Hooks         Secret `env:"FORGEWIRE_HOOKS" meaning:"endpoints that decide over what clients do: JSON, or the path of a JSON file" example:"/etc/forgewire/hooks.json"`
+	WebhookURL    Secret `env:"FORGEWIRE_WEBHOOK_URL" meaning:"where events (occupied, vacated, connected, disconnected) are sent; without it nowhere" example:"https://app.example.com/webhooks/forgewire"`
+	WebhookSecret Secret `env:"FORGEWIRE_WEBHOOK_SECRET" meaning:"secret that webhooks are signed with (HMAC), at least 16 bytes, better 32; needed with FORGEWIRE_WEBHOOK_URL" example:"$(openssl rand -hex 32)"`
+	// Language models. Upstreams is carried as it came; package llm parses it.
+
+	UpstreamURL   Secret        `env:"FORGEWIRE_UPSTREAM_URL" meaning:"OpenAI-compatible server behind /v1/chat/completions and its like, up to and including /v1; without one there are no such routes" example:"https://api.openai.com/v1"`
+	UpstreamKey   Secret        `env:"FORGEWIRE_UPSTREAM_KEY" meaning:"key for FORGEWIRE_UPSTREAM_URL; passthrough sends the caller's own" example:"sk-..."`
+	Upstreams     Secret        `env:"FORGEWIRE_UPSTREAMS" meaning:"several upstreams, with aliases and prices: JSON, or the path of a JSON file" example:"/etc/forgewire/upstreams.json"`
+	LLMCache      string        `env:"FORGEWIRE_LLM_CACHE" envDefault:"all" oneof:"all deterministic off" meaning:"which answers are cached: all, or those to requests with temperature 0 or a seed, or none" example:"deterministic"`
+	TTLPrompt     time.Duration `env:"FORGEWIRE_TTL_PROMPT_RESPONSE" envDefault:"24h" min:"1s" max:"720h" meaning:"how long answers are cached" example:"24h"`
+	TTLEvaluation time.Duration `env:"FORGEWIRE_TTL_EVALUATION_RESULT" envDefault:"12h" min:"1s" max:"720h" meaning:"the same, of the class evaluation_result" example:"12h"`
+	TTLSystem     time.Duration `env:"FORGEWIRE_TTL_SYSTEM_PROMPT" envDefault:"168h" min:"1s" max:"720h" meaning:"the same, of the class system_prompt" example:"168h"`
+
 	// Limits and times.
 
+	CacheLocalBytes     int64         `env:"FORGEWIRE_CACHE_LOCAL_BYTES" envDefault:"33554432" min:"1048576" meaning:"memory that one replica gives to cached values, in bytes" example:"33554432"`
+	CacheMaxConnections int           `env:"FORGEWIRE_CACHE_MAX_CONNECTIONS" envDefault:"50" min:"1" max:"1000" meaning:"connections to one Valkey server that a replica may open (it needs 2)" example:"50"`
 	MaxConnections      int           `env:"FORGEWIRE_MAX_CONNECTIONS" envDefault:"15000" min:"1" max:"1000000" meaning:"client connections that one replica accepts" example:"15000"`
 	MaxUserConnections  int           `env:"FORGEWIRE_MAX_USER_CONNECTIONS" envDefault:"0" min:"0" max:"1000000" meaning:"connections of one user to one replica; 0 for no limit" example:"20"`
 	MaxIPConnections    int           `env:"FORGEWIRE_MAX_IP_CONNECTIONS" envDefault:"0" min:"0" max:"1000000" meaning:"connections of one address (of IPv6, a /64) to one replica; 0 for no limit" example:"100"`
@@ -60,6 +78,9 @@ type Config struct {
 	MaxPublicationBytes int           `env:"FORGEWIRE_MAX_PUBLICATION_BYTES" envDefault:"1048576" min:"1024" max:"16777216" meaning:"largest publication, in bytes" example:"1048576"`
 	RetentionAge        time.Duration `env:"FORGEWIRE_RETENTION_AGE" envDefault:"24h" min:"1m" meaning:"how long messages are kept" example:"24h"`
 	RetentionBytes      int64         `env:"FORGEWIRE_RETENTION_BYTES" envDefault:"1073741824" min:"16777216" meaning:"how large the log may grow before its oldest messages go, in bytes" example:"1073741824"`
+	RunRetention        time.Duration `env:"FORGEWIRE_RUN_RETENTION" envDefault:"720h" min:"24h" meaning:"how long runs, one line for each request to a model, are kept" example:"720h"`
+	MaxConnectionAge    time.Duration `env:"FORGEWIRE_MAX_CONNECTION_AGE" envDefault:"0s" min:"0s" meaning:"age by which clients are told to reconnect, spread over the last tenth of it: less than the time after which a platform cuts connections; 0 lets them live" example:"55m"`
+	IdleRelease         time.Duration `env:"FORGEWIRE_IDLE_RELEASE" envDefault:"0s" min:"0s" meaning:"time without connections and requests after which a replica leaves the database alone until the next one comes, so that a serverless Postgres can sleep; 0 never" example:"5m"`
 	ShutdownTimeout     time.Duration `env:"FORGEWIRE_SHUTDOWN_TIMEOUT" envDefault:"10s" min:"1ms" meaning:"longest time that a stopping replica takes to drain" example:"10s"`
 
 	// Logs.
@@ -78,20 +99,40 @@ func Load(environ []string) (*Config, error) {
 		}
 	}
 	cfg, mistakes := load(environ, required)
-	if cfg.TokenSecret == "" && !hasKeys(environ) && !cfg.AllowAnonymous && !mistakes.name("FORGEWIRE_TOKEN_SECRET", "FORGEWIRE_ALLOW_ANONYMOUS") {
+	if cfg.TokenSecret == "" && !hasKeys(environ) && !cfg.AllowAnonymous && cfg.Hooks == "" && !mistakes.name("FORGEWIRE_TOKEN_SECRET", "FORGEWIRE_ALLOW_ANONYMOUS") {
 		mistakes = append(mistakes, Mistake{
 			Variable: "FORGEWIRE_ALLOW_ANONYMOUS",
-			Problem:  "nobody could connect: FORGEWIRE_TOKEN_SECRET=none accepts no tokens, so clients without one must be allowed",
+			Problem:  "nobody could connect: FORGEWIRE_TOKEN_SECRET=none accepts no tokens, so clients without one must be allowed, or a hook must say who they are",
 			Example:  "true",
 		})
 	}
 	if cfg.MetricsPort != 0 && cfg.MetricsPort == cfg.Port {
 		mistakes = append(mistakes, Mistake{Variable: "FORGEWIRE_METRICS_PORT", Problem: "is PORT: metrics without a key need a port of their own", Example: "9090"})
 	}
+	if (cfg.WebhookURL == "") != (cfg.WebhookSecret == "") && !mistakes.name("FORGEWIRE_WEBHOOK_URL", "FORGEWIRE_WEBHOOK_SECRET") {
+		missing := Mistake{Variable: "FORGEWIRE_WEBHOOK_SECRET", Problem: "is required with FORGEWIRE_WEBHOOK_URL", Example: "$(openssl rand -hex 32)"}
+		if cfg.WebhookURL == "" {
+			missing = Mistake{Variable: "FORGEWIRE_WEBHOOK_URL", Problem: "is required with FORGEWIRE_WEBHOOK_SECRET", Example: "https://app.example.com/webhooks/forgewire"}
+		}
+		mistakes = append(mistakes, missing)
+	}
+	mistakes = append(mistakes, cfg.checkUpstreams()...)
 	if len(mistakes) > 0 {
 		return nil, mistakes
 	}
 	return cfg, nil
+}
+
+// checkUpstreams looks at the variables of the models together.
+func (c *Config) checkUpstreams() (mistakes Mistakes) {
+	const example = "https://api.openai.com/v1"
+	if c.UpstreamURL != "" && c.Upstreams != "" {
+		mistakes = append(mistakes, Mistake{Variable: "FORGEWIRE_UPSTREAM_URL", Problem: "cannot be set beside FORGEWIRE_UPSTREAMS: list it there", Example: example})
+	}
+	if c.UpstreamKey != "" && c.UpstreamURL == "" {
+		mistakes = append(mistakes, Mistake{Variable: "FORGEWIRE_UPSTREAM_URL", Problem: "is required beside FORGEWIRE_UPSTREAM_KEY", Example: example})
+	}
+	return mistakes
 }
 
 // hasKeys reports whether tokens can be verified without a secret.
@@ -114,14 +155,17 @@ func LoadOnly(environ []string, names ...string) (*Config, error) {
 func load(environ, required []string) (*Config, Mistakes) {
 	given := split(environ)
 	vars := variables()
+	files, mistakes := readFiles(vars, given)
 	resolved, source := resolve(vars, given)
 
 	cfg := &Config{}
 	unparsed := parse(cfg, resolved)
 
-	var mistakes Mistakes
 	for _, v := range vars {
 		raw, set := resolved[v.Name]
+		if path, ok := files[v.Name]; ok && path == "" {
+			continue // its file was complained about
+		}
 		switch {
 		case unparsed[v.field]:
 			mistakes = append(mistakes, v.mistake(source[v.Name], v.notA(raw)))
@@ -131,6 +175,9 @@ func load(environ, required []string) (*Config, Mistakes) {
 			// Checked, and complained about, where it came from.
 		case set:
 			if problem := v.check(cfg, raw, given[source[v.Name]]); problem != "" {
+				if path := files[source[v.Name]]; path != "" {
+					problem = fmt.Sprintf("in the file %q: %s", path, problem)
+				}
 				mistakes = append(mistakes, v.mistake(source[v.Name], problem))
 			}
 		}

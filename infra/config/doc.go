@@ -19,7 +19,9 @@
 //	}
 //	pool, err := pgxpool.New(ctx, cfg.DatabaseURL.Reveal())
 //
-// The package looks only at what it is passed, and starts and connects nothing;
+// Each secret may also stand in a file, which NAME_FILE names: DATABASE_URL_FILE=/run/secrets/database-url.
+//
+// The package looks only at what it is passed and at those files, and starts and connects nothing;
 // the Postgres driver, which judges the connection strings, also knows libpq's
 // PG* variables.
 package config

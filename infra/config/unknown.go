@@ -18,8 +18,13 @@ var serviceLink = regexp.MustCompile(`^FORGEWIRE(_[A-Z0-9_]+)?_(SERVICE_HOST|SER
 func unknown(vars []Variable, given map[string]string) Mistakes {
 	var known []string
 	for _, v := range vars {
-		known = append(known, v.Name)
-		known = append(known, v.Aliases...)
+		names := append([]string{v.Name}, v.Aliases...)
+		known = append(known, names...)
+		if v.isSecret() {
+			for _, name := range names {
+				known = append(known, name+fileSuffix)
+			}
+		}
 	}
 	var mistakes Mistakes
 	for name, value := range given {

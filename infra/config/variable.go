@@ -66,7 +66,7 @@ func (v Variable) otherwise() string {
 
 // notA is the problem with text that does not say what the variable holds.
 func (v Variable) notA(raw string) string {
-	if v.kind == reflect.TypeFor[Secret]() {
+	if v.isSecret() {
 		return "is not " + v.wanted()
 	}
 	return fmt.Sprintf("%q is not %s", raw, v.wanted())

@@ -1,0 +1,149 @@
+package deploy
+
+import (
+	"maps"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/compose-spec/compose-go/v2/loader"
+	"github.com/compose-spec/compose-go/v2/types"
+	"sigs.k8s.io/yaml"
+)
+
+const composeFolder = root + "/infra/deploy"
+
+// compose loads the file as Docker does: the schema, the interpolation, the references.
+func compose(t *testing.T, env map[string]string) (*types.Project, error) {
+	t.Helper()
+	dir, err := filepath.Abs(composeFolder)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return loader.LoadWithContext(t.Context(), types.ConfigDetails{
+		WorkingDir:  dir,
+		ConfigFiles: []types.ConfigFile{{Filename: filepath.Join(dir, "compose.yaml")}},
+		Environment: maps.Clone(env), // the loader adds to it
+	})
+}
+
+func TestCompose(t *testing.T) {
+	secrets := map[string]string{"POSTGRES_PASSWORD": "p", "FORGEWIRE_API_KEY": "a", "FORGEWIRE_TOKEN_SECRET": "t", "GRAFANA_PASSWORD": "g"}
+	p, err := compose(t, secrets)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"forgewire-a", "forgewire-b"} {
+		s, ok := p.Services[name]
+		if !ok {
+			t.Fatalf("no service %s", name)
+		}
+		env := settings{}
+		for k, v := range s.Environment {
+			env[k] = *v
+		}
+		env.check(t)
+		env.checkRequired(t)
+		for _, secret := range s.Secrets {
+			if !strings.Contains(read(t, "infra/deploy/compose.yaml"), "/run/secrets/"+secret.Source) {
+				t.Errorf("%s: the secret %s is mounted and not used", name, secret.Source)
+			}
+		}
+		if grace := env.duration(t, "FORGEWIRE_SHUTDOWN_TIMEOUT"); time.Duration(*s.StopGracePeriod) < grace+5*time.Second {
+			t.Errorf("%s: a grace of %v", name, grace)
+		}
+		if !s.ReadOnly || s.CapDrop[0] != "ALL" {
+			t.Errorf("%s may write or has capabilities", name)
+		}
+		if !strings.Contains(read(t, "infra/deploy/Caddyfile"), name+":8080") || !strings.Contains(read(t, "infra/deploy/prometheus/prometheus.yml"), name+":8080") {
+			t.Errorf("Caddy or Prometheus does not know %s", name)
+		}
+	}
+	dir, err := filepath.Abs(composeFolder)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, s := range p.Services {
+		if s.Build == nil && !regexp.MustCompile(`:v?\d`).MatchString(s.Image) {
+			t.Errorf("%s: the image %s has no version", name, s.Image)
+		}
+		for _, v := range s.Volumes {
+			// The dashboard and the alerts come with the metrics.
+			if v.Type != types.VolumeTypeBind || filepath.Base(v.Source) == "dashboard.json" {
+				continue
+			}
+			if _, err := os.Stat(v.Source); err != nil || !strings.HasPrefix(v.Source, dir) {
+				t.Errorf("%s mounts %s: %v", name, v.Source, err)
+			}
+		}
+	}
+	// Each secret is asked for by name where it is missing, rather than empty.
+	for name := range secrets {
+		if name == "FORGEWIRE_API_KEY" || name == "FORGEWIRE_TOKEN_SECRET" {
+			continue // Compose itself asks for a secret's variable
+		}
+		without := map[string]string{}
+		for k, v := range secrets {
+			if k != name {
+				without[k] = v
+			}
+		}
+		if _, err := compose(t, without); err == nil || !strings.Contains(err.Error(), name) {
+			t.Errorf("without %s: %v", name, err)
+		}
+	}
+}
+
+// The part of Prometheus' configuration that we use: an unknown key is a mistake.
+func TestPrometheus(t *testing.T) {
+	c := strictly[struct {
+		Global struct {
+			ScrapeInterval     string `json:"scrape_interval"`
+			EvaluationInterval string `json:"evaluation_interval"`
+		} `json:"global"`
+		RuleFiles     []string `json:"rule_files"`
+		ScrapeConfigs []struct {
+			JobName       string `json:"job_name"`
+			MetricsPath   string `json:"metrics_path"`
+			StaticConfigs []struct {
+				Targets []string `json:"targets"`
+			} `json:"static_configs"`
+		} `json:"scrape_configs"`
+	}](t, "infra/deploy/prometheus/prometheus.yml")
+	if len(c.RuleFiles) != 1 || c.RuleFiles[0] != "alerts.yml" || len(c.ScrapeConfigs[0].StaticConfigs[0].Targets) != 2 {
+		t.Errorf("%+v", c)
+	}
+}
+
+// Grafana finds the Prometheus of compose.yaml, and the dashboard where compose.yaml mounts it.
+func TestGrafanaProvisioning(t *testing.T) {
+	var sources struct {
+		APIVersion  int `json:"apiVersion"`
+		Datasources []struct {
+			Name, UID, Type, Access, URL string
+			IsDefault                    bool `json:"isDefault"`
+		} `json:"datasources"`
+	}
+	if err := yaml.UnmarshalStrict([]byte(read(t, "infra/deploy/grafana/provisioning/datasources/prometheus.yaml")), &sources); err != nil {
+		t.Fatal(err)
+	}
+	if sources.Datasources[0].URL != "http://prometheus:9090" {
+		t.Errorf("%+v", sources)
+	}
+	var boards struct {
+		APIVersion int `json:"apiVersion"`
+		Providers  []struct {
+			Name, Type string
+			Options    struct{ Path string }
+		} `json:"providers"`
+	}
+	if err := yaml.UnmarshalStrict([]byte(read(t, "infra/deploy/grafana/provisioning/dashboards/forgewire.yaml")), &boards); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(read(t, "infra/deploy/compose.yaml"), ":"+boards.Providers[0].Options.Path+"/forgewire.json:ro") {
+		t.Errorf("compose.yaml mounts no dashboard in %s", boards.Providers[0].Options.Path)
+	}
+}

@@ -1,0 +1,84 @@
+// Package deploy checks the files that deploy Forgewire, with the types and parsers of the tools that read them. It is a
+// module of its own, so that the product does not depend on those.
+package deploy
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+)
+
+const root = "../.."
+
+func read(t *testing.T, path string) string {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join(root, path))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+// variables are the names of docs/configuration.md, which a test of infra/config keeps equal to the struct, and those
+// of the files that secrets may stand in.
+func variables(t *testing.T) map[string]bool {
+	t.Helper()
+	names := map[string]bool{}
+	for _, row := range regexp.MustCompile("(?m)^\\| `([A-Z_]+)` \\|.*$").FindAllStringSubmatch(read(t, "docs/configuration.md"), -1) {
+		names[row[1]] = true
+		if strings.Contains(row[0], "(*secret*)") {
+			names[row[1]+"_FILE"] = true
+		}
+	}
+	if len(names) < 10 {
+		t.Fatalf("only %d variables in docs/configuration.md", len(names))
+	}
+	return names
+}
+
+// settings are what one replica is given, by name; a value that the platform fills in is "".
+type settings map[string]string
+
+// check demands that a replica starts with them: everything known, what is required there.
+func (s settings) check(t *testing.T) {
+	t.Helper()
+	known := variables(t)
+	for name := range s {
+		if !known[name] {
+			t.Errorf("%s is not in docs/configuration.md", name)
+		}
+	}
+}
+
+func (s settings) checkRequired(t *testing.T) {
+	t.Helper()
+	for _, name := range []string{"DATABASE_URL", "FORGEWIRE_API_KEY", "FORGEWIRE_TOKEN_SECRET"} {
+		_, direct := s[name]
+		_, file := s[name+"_FILE"]
+		if direct == file {
+			t.Errorf("%s is given directly: %v, in a file: %v", name, direct, file)
+		}
+	}
+}
+
+func (s settings) number(t *testing.T, name string) int {
+	t.Helper()
+	n, err := strconv.Atoi(s[name])
+	if err != nil {
+		t.Fatalf("%s: %v", name, err)
+	}
+	return n
+}
+
+func (s settings) duration(t *testing.T, name string) time.Duration {
+	t.Helper()
+	d, err := time.ParseDuration(s[name])
+	if err != nil {
+		t.Fatalf("%s: %v", name, err)
+	}
+	return d
+}

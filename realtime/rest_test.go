@@ -1,0 +1,171 @@
+package realtime
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"forgewire/db"
+	"forgewire/db/dbtest"
+)
+
+// connections counts those to a database but for the one that asks.
+func connections(t *testing.T, conn *pgx.Conn) (n int) {
+	t.Helper()
+	err := conn.QueryRow(t.Context(), `SELECT count(*) FROM pg_stat_activity
+		WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid()`).Scan(&n)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// A replica that nobody uses has no connection to the database, is ready, and wakes for whoever comes: with what was
+// missed for a client that resumes, what was published from SQL included, and without it for one that is new.
+func TestRest(t *testing.T) {
+	t.Parallel()
+	u := dbtest.New(t)
+	conn := must(pgx.Connect(t.Context(), u))
+	t.Cleanup(func() { _ = conn.Close(context.Background()) })
+	r := newTestReplica(t, u, func(c *Config) {
+		c.IdleRelease = 100 * time.Millisecond
+		c.Pool.Close()
+		c.Pool = must(db.NewPool(context.Background(), db.PoolConfig{URL: u, KeepNone: true}))
+		t.Cleanup(c.Pool.Close)
+	})
+	const within = 20 * time.Second
+	rests := func() {
+		t.Helper()
+		eventually(t, within, "the replica has let go", func() bool { return r.node.rest.resting() && connections(t, conn) == 0 })
+	}
+
+	before := openStream(t, "GET", r.url("/events/a"), "")
+	before.event()
+	eventually(t, within, "it has a position", func() bool { return r.node.Epoch() != "" })
+	at := r.node.hub.position()
+	before.cancel()
+	rests()
+	if err := r.node.Ready(t.Context()); err != nil || connections(t, conn) != 0 {
+		t.Errorf("it is ready, and asked for that it asks nobody: %v", err)
+	}
+
+	// Nobody hears of these.
+	for i := range 3 {
+		if _, err := conn.Exec(t.Context(), "SELECT forgewire.publish('a', to_jsonb($1::int))", i); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// A request wakes it, and what waited in the outbox is moved.
+	done := r.node.Use()
+	eventually(t, within, "the outbox is empty", func() bool {
+		var n int
+		return conn.QueryRow(t.Context(), "SELECT count(*) FROM forgewire.outbox").Scan(&n) == nil && n == 0
+	})
+	done()
+	rests()
+
+	fresh := openStream(t, "GET", r.url("/events/a"), "")
+	fresh.event()
+	fresh.event() // where it begins
+	resumed := openStream(t, "GET", r.url("/events/a"), "", "Last-Event-ID", eventID(at.Epoch, at.Offset))
+	resumed.event()
+	if _, err := r.node.Publish(t.Context(), Message{Channel: "a", Data: []byte("3")}); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 4 {
+		if e := resumed.event(); !strings.HasSuffix(e, fmt.Sprintf("data: %d\n", i)) {
+			t.Errorf("message %d: %q", i, e)
+		}
+	}
+	if e := fresh.event(); !strings.HasSuffix(e, "data: 3\n") {
+		t.Errorf("a new client got %q", e)
+	}
+	if r.node.rest.resting() {
+		t.Error("it rests while there are clients")
+	}
+	fresh.cancel()
+	resumed.cancel()
+	rests()
+}
+
+// While it wakes and the database is away, clients wait only so long; then they are served like any others then.
+func TestRestWithoutDatabase(t *testing.T) {
+	t.Parallel()
+	x := newRest(time.Millisecond, func() bool { return false })
+	x.end() // it has started
+	eventually(t, time.Second, "it rests", func() bool { return x.begin() != nil })
+	x.use()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	x.wait(ctx)
+	if ctx.Err() == nil {
+		t.Error("nobody woke it, and nobody waited")
+	}
+	x.end()
+	x.wait(t.Context())
+	if x.begin() != nil {
+		t.Error("it rests while it is used")
+	}
+}
+
+// A client's arrival makes a replica that has heard nothing for a while ask whether its connection to the database is
+// alive: it may have been suspended.
+func TestDoubt(t *testing.T) {
+	t.Parallel()
+	u := dbtest.New(t)
+	conn := must(pgx.Connect(t.Context(), u))
+	t.Cleanup(func() { _ = conn.Close(context.Background()) })
+	r := newTestReplica(t, u, nil)
+	asked := func() (at time.Time) {
+		err := conn.QueryRow(t.Context(), `SELECT query_start FROM pg_stat_activity
+			WHERE datname = current_database() AND application_name = 'forgewire listen'`).Scan(&at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return at
+	}
+	eventually(t, 20*time.Second, "it listens", func() bool { return r.node.Ready(t.Context()) == nil })
+	first := asked()
+	eventually(t, 20*time.Second, "it asked by itself", func() bool { return asked().After(first) })
+	before := asked()
+	pause(t.Context(), doubtAfter+50*time.Millisecond) // and will not again for some seconds
+	dialRaw(t, r, "").connect()
+	eventually(t, 2*time.Second, "it asked for the client", func() bool { return asked().After(before) })
+	before = asked()
+	dialRaw(t, r, "").connect()
+	dialRaw(t, r, "").connect()
+	if after := asked(); after.After(before) && after.Sub(before) < doubtAfter {
+		t.Error("it asks for each of many clients")
+	}
+}
+
+// Old clients are told to reconnect, those that came together not all at once.
+func TestConnectionAge(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		age    time.Duration
+		jitter float64
+		want   int
+	}{{time.Hour, 0, 3240}, {time.Hour, 1, 3600}, {time.Hour, 0.5, 3420}, {time.Millisecond, 1, 1}} {
+		if got := lifetime(c.age, c.jitter); got != c.want {
+			t.Errorf("lifetime(%v, %v) = %d, want %d", c.age, c.jitter, got, c.want)
+		}
+	}
+	r := newTestReplica(t, dbtest.New(t), func(c *Config) { c.MaxConnectionAge = 2 * time.Second })
+	s := dialRaw(t, r, "")
+	s.connect()
+	e := openStream(t, "GET", r.url("/events/a"), "")
+	e.event()
+	e.event()
+	if code := s.closed(); code != disconnectOld.Code {
+		t.Errorf("closed with %d", code)
+	}
+	if end := e.event(); !strings.Contains(end, "event: end") || !strings.Contains(end, "3011") {
+		t.Errorf("the stream's end %q", end)
+	}
+	e.ended()
+}

@@ -18,10 +18,21 @@ type Position struct {
 // Log is the ordered log in one PostgreSQL database. It is safe for concurrent use.
 type Log struct {
 	pool *pgxpool.Pool
+	// recovering holds a token for each recovery under way. After a restart all clients ask at once: they wait
+	// here, and not in the pool, whose queue is short and which other requests need too.
+	recovering chan struct{}
 }
 
+// Bounds of recoveries: so many read at once, and one waits so long for its turn.
+const (
+	maxRecovering = 16
+	recoverWait   = 30 * time.Second
+)
+
 // NewLog returns the log that lives in pool's database.
-func NewLog(pool *pgxpool.Pool) *Log { return &Log{pool: pool} }
+func NewLog(pool *pgxpool.Pool) *Log {
+	return &Log{pool: pool, recovering: make(chan struct{}, maxRecovering)}
+}
 
 // querier is a connection, the pool, or a transaction.
 type querier interface {
@@ -157,9 +168,25 @@ const (
 	maxRecoveredBytes = 4 << 20 // of data
 )
 
+// enterRecovery waits for its turn; whoever waits too long comes back later.
+func (l *Log) enterRecovery(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, recoverWait)
+	defer cancel()
+	select {
+	case l.recovering <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("wait to read what was missed: %w", ctx.Err())
+	}
+}
+
 // recover returns the channel's messages after since, up to and including upto: all of them, or
 // ErrUnrecoverable. A since after upto is one that this replica has not reached yet.
 func (l *Log) recover(ctx context.Context, channel string, since Position, upto uint64) ([]Message, error) {
+	if err := l.enterRecovery(ctx); err != nil {
+		return nil, err
+	}
+	defer func() { <-l.recovering }()
 	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
 	var messages []Message

@@ -23,10 +23,12 @@ const maintainEvery = time.Minute
 
 // Config says how a Node works. All of it is fixed once New has it.
 type Config struct {
-	Pool      *pgxpool.Pool
-	ListenURL string // the server itself, not a pooler in transaction mode
-	Logger    *slog.Logger
-	Version   string // told to clients
+	Pool *pgxpool.Pool
+	// PublishPool is a small pool of the publisher's own, so that it waits behind no query; nil: Pool.
+	PublishPool *pgxpool.Pool
+	ListenURL   string // the server itself, not a pooler in transaction mode
+	Logger      *slog.Logger
+	Version     string // told to clients
 
 	TokenSecret         string // HMAC; "" accepts no token
 	AllowAnonymous      bool
@@ -74,11 +76,14 @@ func New(cfg Config) (*Node, error) {
 	if cfg.MaxConnections <= 0 || cfg.MaxPublicationBytes <= 0 || cfg.RetentionAge <= 0 || cfg.RetentionBytes <= 0 || cfg.ShutdownTimeout <= 0 {
 		return nil, errors.New("realtime: every limit must be positive")
 	}
-	n := &Node{cfg: cfg, logger: cfg.Logger, log: NewLog(cfg.Pool), hub: newHub(), health: newHealth(cfg.Pool),
+	if cfg.PublishPool == nil {
+		cfg.PublishPool = cfg.Pool
+	}
+	n := &Node{cfg: cfg, logger: cfg.Logger, log: NewLog(cfg.Pool), hub: newHub(), health: newHealth(cfg.PublishPool),
 		id: uuid.NewString(), started: time.Now(), draining: make(chan struct{})}
 	n.past = n.log.recover
-	n.publisher = NewPublisher(n.log)
-	n.relay = newRelay(cfg.Pool)
+	n.publisher = NewPublisher(NewLog(cfg.PublishPool))
+	n.relay = newRelay(cfg.PublishPool)
 	n.drainer = newDrainer(cfg.ListenURL, n.logger)
 	n.listener = &listener{url: cfg.ListenURL, logger: n.logger, health: n.health, bell: n.drainer.ring, out: n.hub, control: n.handleControl}
 	n.listener.follower = &follower{log: n.listener, out: n.hub}

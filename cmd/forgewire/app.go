@@ -38,10 +38,10 @@ type appConfig struct {
 
 // app is one replica: newApp wires it and Run owns it.
 type app struct {
-	cfg    appConfig
-	pool   *pgxpool.Pool
-	node   *realtime.Node
-	server *http.Server
+	cfg        appConfig
+	closePools func()
+	node       *realtime.Node
+	server     *http.Server
 }
 
 // newApp makes a replica. It connects to nothing: the database may be away.
@@ -52,12 +52,14 @@ func newApp(cfg appConfig) (*app, error) {
 		return nil, config.Mistakes{{Variable: "FORGEWIRE_NAMESPACES", Problem: err.Error(),
 			Example: `{"namespaces":[{"name":"chat","allow_publish_for_subscriber":true}]}`}}
 	}
-	pool, err := db.NewPool(context.Background(), db.PoolConfig{URL: cfg.DatabaseURL.Reveal()})
+	pool, publishPool, err := newPools(cfg, logger)
 	if err != nil {
 		return nil, err
 	}
+	closePools := func() { pool.Close(); publishPool.Close() }
 	node, err := realtime.New(realtime.Config{
 		Pool:                pool,
+		PublishPool:         publishPool,
 		ListenURL:           cfg.ListenDatabaseURL.Reveal(),
 		Logger:              logger,
 		Version:             version,
@@ -72,7 +74,7 @@ func newApp(cfg appConfig) (*app, error) {
 		ShutdownTimeout:     cfg.ShutdownTimeout,
 	})
 	if err != nil {
-		pool.Close()
+		closePools()
 		return nil, fmt.Errorf("make the realtime node: %w", err)
 	}
 	routes, err := handlers.Routes(handlers.Config{
@@ -80,10 +82,10 @@ func newApp(cfg appConfig) (*app, error) {
 		Replica: cfg.Replica, Version: version, Home: cfg.Demo,
 	})
 	if err != nil {
-		pool.Close()
+		closePools()
 		return nil, err
 	}
-	return &app{cfg: cfg, pool: pool, node: node, server: &http.Server{
+	return &app{cfg: cfg, closePools: closePools, node: node, server: &http.Server{
 		Handler:           routes,
 		ReadHeaderTimeout: readHeaderTimeout,
 		ReadTimeout:       readTimeout,
@@ -94,10 +96,27 @@ func newApp(cfg appConfig) (*app, error) {
 	}}, nil
 }
 
+// publishConns is for the publisher and its like, each of which uses one connection at a time.
+const publishConns = 3
+
+// newPools makes the pool of the requests, and the publisher's own.
+func newPools(cfg appConfig, logger *slog.Logger) (requests, publish *pgxpool.Pool, err error) {
+	c := db.PoolConfig{URL: cfg.DatabaseURL.Reveal(), MinConns: int32(cfg.DBPoolMin), MaxConns: int32(cfg.DBPoolMax), Logger: logger}
+	if requests, err = db.NewPool(context.Background(), c); err != nil {
+		return nil, nil, err
+	}
+	c.MinConns, c.MaxConns = 1, publishConns
+	if publish, err = db.NewPool(context.Background(), c); err != nil {
+		requests.Close()
+		return nil, nil, err
+	}
+	return requests, publish, nil
+}
+
 // Run serves on ln until ctx ends, and then stops in order: no new connection; clients are told to reconnect
 // elsewhere while requests that are under way end; the database last. It takes the configured grace at most.
 func (a *app) Run(ctx context.Context, ln net.Listener) error {
-	defer a.pool.Close()
+	defer a.closePools()
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
 		if err := a.server.Serve(ln); !errors.Is(err, http.ErrServerClosed) {

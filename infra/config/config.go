@@ -32,6 +32,9 @@ type Config struct {
 	ListenDatabaseURL Secret `env:"LISTEN_DATABASE_URL" aliases:"DIRECT_URL DIRECT_DATABASE_URL" fallback:"DATABASE_URL" meaning:"Postgres for the one connection that listens: needed where DATABASE_URL leads to a pooler in transaction mode" example:"postgres://user:password@db.internal:5432/app"`
 	ValkeyURL         Secret `env:"VALKEY_URL" meaning:"Valkey or Redis for the cache; without it each replica keeps a small cache of its own" example:"redis://localhost:6379/0"`
 
+	DBPoolMin int `env:"FORGEWIRE_DB_POOL_MIN" envDefault:"20" min:"0" max:"10000" meaning:"connections to Postgres that a replica keeps once it is in use, at most FORGEWIRE_DB_POOL_MAX" example:"20"`
+	DBPoolMax int `env:"FORGEWIRE_DB_POOL_MAX" envDefault:"35" min:"1" max:"10000" meaning:"connections to Postgres for requests; a replica has up to 5 more, for publishing and listening" example:"35"`
+
 	// Who may do what. An empty APIKey means that the server API is disabled,
 	// never that it is open; an empty TokenSecret means that no token is valid.
 

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/centrifugal/protocol"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -17,6 +18,8 @@ type hub struct {
 	seed   maphash.Seed
 	count  atomic.Int64 // connections
 	epoch  string       // the log's; owned by whoever delivers
+	// arrivals knows when notifications came, and how long ours were under way.
+	arrivals arrivals
 }
 
 func newHub() *hub {
@@ -46,8 +49,9 @@ type burst struct {
 	channel  string
 	epoch    string // the log's
 	messages []*Message
-	size     int    // of their data, in bytes
-	last     uint64 // the newest one's offset; 0 for ephemeral ones
+	size     int               // of their data, in bytes
+	last     uint64            // the newest one's offset; 0 for ephemeral ones
+	news     []*protocol.Reply // joins and leaves, instead of messages
 	encoded  [formats]struct {
 		once  sync.Once
 		bytes []byte
@@ -56,7 +60,13 @@ type burst struct {
 
 func (b *burst) frame(f format) []byte {
 	e := &b.encoded[f]
-	e.once.Do(func() { e.bytes = b.encode(f, b.messages) })
+	e.once.Do(func() {
+		if b.news != nil {
+			e.bytes = f.encode(b.news...)
+			return
+		}
+		e.bytes = b.encode(f, b.messages)
+	})
 	return e.bytes
 }
 
@@ -70,7 +80,7 @@ func (b *burst) encode(f format, messages []*Message) []byte {
 
 // frameAfter is the frame for a subscriber that has everything up to offset.
 func (b *burst) frameAfter(f format, offset uint64) []byte {
-	if offset < b.messages[0].Offset || b.last == 0 {
+	if b.last == 0 || offset < b.messages[0].Offset {
 		return b.frame(f)
 	}
 	for i, m := range b.messages {
@@ -99,6 +109,7 @@ func (h *hub) deliver(messages []Message) {
 		b.size += len(m.Data)
 		b.last = m.Offset
 	}
+	h.arrivals.delivered(messages)
 	h.tell(event{bursts: bursts, at: messages[len(messages)-1].Offset}) // 0 for ephemeral ones
 }
 
@@ -144,6 +155,20 @@ func (h *hub) all() (all []*client) {
 		s.mu.Lock()
 		for c := range s.clients {
 			all = append(all, c)
+		}
+		s.mu.Unlock()
+	}
+	return all
+}
+
+// clientsOf returns a user's connections on this replica, or the one with that id.
+func (h *hub) clientsOf(user, id string) (all []*client) {
+	for _, s := range h.shards {
+		s.mu.Lock()
+		for c := range s.users[user] {
+			if id == "" || c.id == id {
+				all = append(all, c)
+			}
 		}
 		s.mu.Unlock()
 	}

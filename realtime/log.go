@@ -1,6 +1,7 @@
 package realtime
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"time"
@@ -192,13 +193,14 @@ func (l *Log) recover(ctx context.Context, channel string, since Position, upto 
 	var messages []Message
 	if since.Offset < upto {
 		var size int64
-		err := l.pool.QueryRow(ctx, `SELECT coalesce(sum(octet_length(data)), 0) FROM (SELECT data FROM forgewire.messages
+		var hidden uint64
+		err := l.pool.QueryRow(ctx, `SELECT coalesce(sum(octet_length(data)), 0), `+hiddenUpto+` FROM (SELECT data FROM forgewire.messages
 			WHERE channel = $1 AND seq > $2 AND seq <= $3 ORDER BY seq LIMIT $4) m`,
-			channel, int64(since.Offset), int64(upto), MaxRecovered+1).Scan(&size)
+			channel, int64(since.Offset), int64(upto), MaxRecovered+1).Scan(&size, &hidden)
 		if err != nil {
 			return nil, fmt.Errorf("measure what was missed: %w", err)
 		}
-		if size > maxRecoveredBytes {
+		if size > maxRecoveredBytes || since.Offset < hidden {
 			return nil, ErrUnrecoverable
 		}
 		rows, err := l.pool.Query(ctx, `SELECT seq, channel, data, coalesce(meta, '') FROM forgewire.messages
@@ -250,6 +252,11 @@ func (l *Log) History(ctx context.Context, channel string, f HistoryFilter) (His
 	if f.Since != nil && f.Since.Epoch != "" && (f.Since.Epoch != s.epoch || at < s.retired && !f.Reverse || !s.valid && at > s.retired) {
 		return h, ErrUnrecoverable
 	}
+	if f.Since != nil && !f.Reverse {
+		if hidden, err := l.hidden(ctx, channel); err != nil || at < hidden {
+			return h, cmp.Or(err, error(ErrUnrecoverable))
+		}
+	}
 	if f.Limit == 0 {
 		return h, nil
 	}
@@ -267,7 +274,7 @@ func (l *Log) History(ctx context.Context, channel string, f HistoryFilter) (His
 		}
 	}
 	rows, err := l.pool.Query(ctx, `SELECT seq, channel, data, coalesce(meta, '') FROM forgewire.messages
-		WHERE channel = $1 AND seq > $2 AND seq < $3 ORDER BY seq `+order+` LIMIT $4`, channel, from, to, limit)
+		WHERE channel = $1 AND seq > greatest($2, `+hiddenUpto+`) AND seq < $3 ORDER BY seq `+order+` LIMIT $4`, channel, from, to, limit)
 	h.Messages, err = collect(rows, err)
 	return h, err
 }

@@ -36,6 +36,7 @@ type Info struct {
 	User     string          `json:"user"`
 	Client   string          `json:"client"`
 	ConnInfo json.RawMessage `json:"conn_info,omitempty"`
+	ChanInfo json.RawMessage `json:"chan_info,omitempty"`
 }
 
 func (m Meta) empty() bool { return m.Info == nil && len(m.Tags) == 0 }
@@ -64,7 +65,7 @@ func decodeMeta(s string) (m Meta, err error) {
 func (m *Message) publication() *protocol.Publication {
 	p := &protocol.Publication{Data: protocol.Raw(m.Data), Offset: m.Offset, Tags: m.Meta.Tags}
 	if i := m.Meta.Info; i != nil {
-		p.Info = &protocol.ClientInfo{User: i.User, Client: i.Client, ConnInfo: protocol.Raw(i.ConnInfo)}
+		p.Info = &protocol.ClientInfo{User: i.User, Client: i.Client, ConnInfo: protocol.Raw(i.ConnInfo), ChanInfo: protocol.Raw(i.ChanInfo)}
 	}
 	return p
 }

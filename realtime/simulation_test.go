@@ -161,11 +161,13 @@ func (l *simLog) past(_ context.Context, channel string, since Position, upto ui
 // and remembers what it was told.
 type simClient struct {
 	channel string
+	server  bool // its token makes the subscription, and it connects again when told to
 	mu      sync.Mutex
 	seen    []uint64 // since the last time it was told that something is missing
 	offset  uint64
 	epoch   string
 	fresh   bool          // the next subscribe does not recover
+	closed  bool          // a close frame came
 	again   chan struct{} // capacity 1: the server told it to subscribe again
 	err     error
 }
@@ -174,7 +176,7 @@ type simClient struct {
 func (s *simClient) run(n *Node, cut <-chan time.Time) {
 	client, server := net.Pipe()
 	c := newClient(n, newConn(server), wsJSON)
-	c.connected = true
+	c.connected = !s.server
 	c.shard.add(c)
 	ended := make(chan struct{})
 	var wg sync.WaitGroup
@@ -189,7 +191,10 @@ func (s *simClient) run(n *Node, cut <-chan time.Time) {
 		if err != nil {
 			break
 		}
-		buf = s.frames(append(buf, tmp[:k]...), c)
+		if buf = s.frames(append(buf, tmp[:k]...), c); s.closed {
+			s.closed = false
+			break
+		}
 	}
 	close(ended)
 	_ = server.Close()
@@ -205,9 +210,21 @@ func (s *simClient) run(n *Node, cut <-chan time.Time) {
 func (s *simClient) commands(c *client, ended <-chan struct{}) {
 	for {
 		s.mu.Lock()
-		cmd := fmt.Sprintf(`{"id":1,"subscribe":{"channel":%q,"recover":%t,"offset":%d,"epoch":%q}}`, s.channel, !s.fresh, s.offset, s.epoch)
+		sub := fmt.Sprintf(`{"channel":%q,"recover":%t,"offset":%d,"epoch":%q}`, s.channel, !s.fresh, s.offset, s.epoch)
 		s.mu.Unlock()
-		if d := c.handleFrame(context.Background(), websocket.MessageText, []byte(cmd)); d != nil {
+		cmd := fmt.Sprintf(`{"id":1,"subscribe":%s}`, sub)
+		if s.server {
+			cmd = fmt.Sprintf(`{"id":1,"connect":{"token":%q,"subs":{%q:%s}}}`, hs(joe("channels", []string{s.channel})), s.channel, sub)
+		}
+		d := c.handleFrame(context.Background(), websocket.MessageText, []byte(cmd))
+		if s.server {
+			if d != nil {
+				c.disconnect(d)
+			}
+			<-ended
+			return
+		}
+		if d != nil {
 			s.fail(fmt.Errorf("disconnected: %s", d.Reason))
 			return
 		}
@@ -241,6 +258,7 @@ func (s *simClient) frames(b []byte, c *client) []byte {
 		if len(b) < h+n {
 			return b
 		}
+		s.closed = s.closed || b[0] == opClose
 		if b[0] == opText {
 			for line := range bytes.SplitSeq(b[h:h+n], []byte("\n")) {
 				s.reply(line, c)
@@ -252,15 +270,17 @@ func (s *simClient) frames(b []byte, c *client) []byte {
 }
 
 func (s *simClient) reply(line []byte, c *client) {
+	type subscribed struct {
+		Epoch        string
+		Offset       uint64
+		Recovered    bool
+		Publications []struct{ Offset uint64 }
+	}
 	var r struct {
-		Subscribe *struct {
-			Epoch        string
-			Offset       uint64
-			Recovered    bool
-			Publications []struct{ Offset uint64 }
-		}
-		Error *struct{ Code int }
-		Push  *struct {
+		Subscribe *subscribed
+		Connect   *struct{ Subs map[string]*subscribed }
+		Error     *struct{ Code int }
+		Push      *struct {
 			Channel     string
 			Pub         *struct{ Offset uint64 }
 			Unsubscribe *struct{ Code int }
@@ -268,6 +288,9 @@ func (s *simClient) reply(line []byte, c *client) {
 	}
 	if err := json.Unmarshal(line, &r); err != nil {
 		s.fail(err)
+	}
+	if r.Connect != nil {
+		r.Subscribe = r.Connect.Subs[s.channel]
 	}
 	if bytes.Equal(line, pong) {
 		c.ponged.Store(true)
@@ -323,7 +346,8 @@ func simulate(t *testing.T, seed uint64) {
 	const channels = 3
 	rng := rand.New(rand.NewPCG(seed, 1))
 	log := newSimLog(rng)
-	n := &Node{hub: newHub(), logger: slog.New(slog.DiscardHandler), past: log.past, cfg: Config{Namespaces: NewNamespaces()}}
+	n := &Node{hub: newHub(), logger: slog.New(slog.DiscardHandler), past: log.past, cfg: Config{Namespaces: NewNamespaces()},
+		verifier: testVerifier(TokenConfig{Secret: testSecret})}
 	f := &follower{log: log, out: n.hub}
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
@@ -333,9 +357,9 @@ func simulate(t *testing.T, seed uint64) {
 	}
 	synctest.Wait()
 
-	clients := make([]*simClient, 6)
+	clients := make([]*simClient, 9)
 	for i := range clients {
-		clients[i] = &simClient{channel: "c" + strconv.Itoa(i%channels), fresh: true, again: make(chan struct{}, 1)}
+		clients[i] = &simClient{channel: "c" + strconv.Itoa(i%channels), server: i >= 6, fresh: true, again: make(chan struct{}, 1)}
 	}
 	stop := make(chan struct{})
 	var wg sync.WaitGroup

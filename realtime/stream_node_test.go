@@ -33,7 +33,7 @@ func newTestReplica(t testing.TB, databaseURL string, change func(*Config)) *tes
 		t.Fatal(err)
 	}
 	cfg := Config{Pool: pool, ListenURL: databaseURL, Logger: slog.New(slog.DiscardHandler), Version: "test",
-		TokenSecret: testSecret, AllowAnonymous: true, MaxConnections: 1000, MaxPublicationBytes: 1 << 20,
+		Tokens: TokenConfig{Secret: testSecret}, AllowAnonymous: true, MaxConnections: 1000, MaxPublicationBytes: 1 << 20,
 		Namespaces:   must(ParseNamespaces(`{"without_namespace":{"allow_publish_for_client":true},"namespaces":[{"name":"eph","ephemeral":true}]}`)),
 		RetentionAge: time.Hour, RetentionBytes: 1 << 30, ShutdownTimeout: 5 * time.Second}
 	if change != nil {

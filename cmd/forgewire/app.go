@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -42,6 +43,8 @@ type app struct {
 	closePools func()
 	node       *realtime.Node
 	server     *http.Server
+	// metrics serves /metrics without a key, on a port of its own; nil without one.
+	metrics *http.Server
 }
 
 // newApp makes a replica. It connects to nothing: the database may be away.
@@ -52,22 +55,36 @@ func newApp(cfg appConfig) (*app, error) {
 		return nil, config.Mistakes{{Variable: "FORGEWIRE_NAMESPACES", Problem: err.Error(),
 			Example: `{"namespaces":[{"name":"chat","allow_publish_for_subscriber":true}]}`}}
 	}
+	var publicKey crypto.PublicKey
+	if cfg.TokenPublicKey != "" {
+		if publicKey, err = realtime.ParsePublicKey(cfg.TokenPublicKey); err != nil {
+			return nil, config.Mistakes{{Variable: "FORGEWIRE_TOKEN_PUBLIC_KEY", Problem: err.Error(), Example: `"$(cat public.pem)"`}}
+		}
+	}
 	pool, publishPool, err := newPools(cfg, logger)
 	if err != nil {
 		return nil, err
 	}
 	closePools := func() { pool.Close(); publishPool.Close() }
 	node, err := realtime.New(realtime.Config{
-		Pool:                pool,
-		PublishPool:         publishPool,
-		ListenURL:           cfg.ListenDatabaseURL.Reveal(),
-		Logger:              logger,
-		Version:             version,
-		TokenSecret:         cfg.TokenSecret.Reveal(),
+		Pool:        pool,
+		PublishPool: publishPool,
+		ListenURL:   cfg.ListenDatabaseURL.Reveal(),
+		Logger:      logger,
+		Name:        cfg.Replica,
+		Version:     version,
+		Tokens: realtime.TokenConfig{
+			Secret: cfg.TokenSecret.Reveal(), PublicKey: publicKey, JWKSURL: cfg.TokenJWKSURL,
+			Audience: cfg.TokenAudience, Issuer: cfg.TokenIssuer,
+		},
 		AllowAnonymous:      cfg.AllowAnonymous,
 		AllowedOrigins:      cfg.AllowedOrigins,
 		Namespaces:          namespaces,
 		MaxConnections:      cfg.MaxConnections,
+		MaxUserConnections:  cfg.MaxUserConnections,
+		MaxIPConnections:    cfg.MaxIPConnections,
+		MaxIPHandshakes:     cfg.MaxIPHandshakes,
+		CommandRate:         cfg.CommandRate,
 		MaxPublicationBytes: cfg.MaxPublicationBytes,
 		RetentionAge:        cfg.RetentionAge,
 		RetentionBytes:      cfg.RetentionBytes,
@@ -79,25 +96,35 @@ func newApp(cfg appConfig) (*app, error) {
 	}
 	routes, err := handlers.Routes(handlers.Config{
 		Node: node, Logger: logger, APIKey: cfg.APIKey.Reveal(), MaxPublicationBytes: cfg.MaxPublicationBytes,
-		Replica: cfg.Replica, Version: version, Home: cfg.Demo,
+		Version: version, MetricsElsewhere: cfg.MetricsPort != 0, Home: cfg.Demo, ClientIPHeader: cfg.ClientIPHeader,
 	})
 	if err != nil {
 		closePools()
 		return nil, err
 	}
-	return &app{cfg: cfg, closePools: closePools, node: node, server: &http.Server{
-		Handler:           routes,
+	a := &app{cfg: cfg, closePools: closePools, node: node, server: newServer(routes, logger)}
+	if cfg.MetricsPort != 0 {
+		mux := http.NewServeMux()
+		mux.Handle("GET /metrics", handlers.Metrics(node))
+		a.metrics = newServer(mux, logger)
+	}
+	return a, nil
+}
+
+func newServer(h http.Handler, logger *slog.Logger) *http.Server {
+	return &http.Server{
+		Handler:           h,
 		ReadHeaderTimeout: readHeaderTimeout,
 		ReadTimeout:       readTimeout,
 		WriteTimeout:      writeTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
 		ErrorLog:          slog.NewLogLogger(logger.Handler(), slog.LevelDebug),
-	}}, nil
+	}
 }
 
 // publishConns is for the publisher and its like, each of which uses one connection at a time.
-const publishConns = 3
+const publishConns = 4
 
 // newPools makes the pool of the requests, and the publisher's own.
 func newPools(cfg appConfig, logger *slog.Logger) (requests, publish *pgxpool.Pool, err error) {
@@ -115,7 +142,8 @@ func newPools(cfg appConfig, logger *slog.Logger) (requests, publish *pgxpool.Po
 
 // Run serves on ln until ctx ends, and then stops in order: no new connection; clients are told to reconnect
 // elsewhere while requests that are under way end; the database last. It takes the configured grace at most.
-func (a *app) Run(ctx context.Context, ln net.Listener) error {
+// Metrics is the listener for those, or nil.
+func (a *app) Run(ctx context.Context, ln, metrics net.Listener) error {
 	defer a.closePools()
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
@@ -124,6 +152,19 @@ func (a *app) Run(ctx context.Context, ln net.Listener) error {
 		}
 		return nil
 	})
+	if a.metrics != nil && metrics != nil {
+		g.Go(func() error {
+			if err := a.metrics.Serve(metrics); !errors.Is(err, http.ErrServerClosed) {
+				return fmt.Errorf("serve metrics: %w", err)
+			}
+			return nil
+		})
+		g.Go(func() error {
+			<-ctx.Done()
+			_ = a.metrics.Close() // a scrape that is cut comes again
+			return nil
+		})
+	}
 	g.Go(func() error { return a.node.Run(ctx) })
 	g.Go(func() error {
 		<-ctx.Done()

@@ -40,6 +40,7 @@ func TestLoadDefaults(t *testing.T) {
 		TokenSecret:         "fedcba9876543210",
 		AllowedOrigins:      nil,
 		MaxConnections:      15000,
+		CommandRate:         100,
 		MaxPublicationBytes: 1 << 20,
 		RetentionAge:        24 * time.Hour,
 		RetentionBytes:      1 << 30,
@@ -66,6 +67,15 @@ func TestLoadEverything(t *testing.T) {
 		"FORGEWIRE_ALLOWED_ORIGINS=app.example.com, *.example.org,localhost:3000,,[::1]:80",
 		`FORGEWIRE_NAMESPACES={"chat":{}}`,
 		"FORGEWIRE_MAX_CONNECTIONS=1000000",
+		"FORGEWIRE_TOKEN_PUBLIC_KEY=-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----",
+		"FORGEWIRE_TOKEN_JWKS_URL=https://auth.example.com/keys",
+		"FORGEWIRE_TOKEN_AUDIENCE=forgewire",
+		"FORGEWIRE_TOKEN_ISSUER=https://auth.example.com/",
+		"FORGEWIRE_MAX_USER_CONNECTIONS=20",
+		"FORGEWIRE_MAX_IP_CONNECTIONS=100",
+		"FORGEWIRE_MAX_IP_HANDSHAKES=10",
+		"FORGEWIRE_CLIENT_IP_HEADER=Fly-Client-IP",
+		"FORGEWIRE_COMMAND_RATE=0",
 		"FORGEWIRE_MAX_PUBLICATION_BYTES=1024",
 		"FORGEWIRE_RETENTION_AGE=1m",
 		"FORGEWIRE_RETENTION_BYTES=1099511627776",
@@ -85,7 +95,15 @@ func TestLoadEverything(t *testing.T) {
 		AllowAnonymous:      true,
 		AllowedOrigins:      []string{"app.example.com", "*.example.org", "localhost:3000", "[::1]:80"},
 		Namespaces:          `{"chat":{}}`,
+		TokenPublicKey:      "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----",
+		TokenJWKSURL:        "https://auth.example.com/keys",
+		TokenAudience:       "forgewire",
+		TokenIssuer:         "https://auth.example.com/",
 		MaxConnections:      1_000_000,
+		MaxUserConnections:  20,
+		MaxIPConnections:    100,
+		MaxIPHandshakes:     10,
+		ClientIPHeader:      "Fly-Client-IP",
 		MaxPublicationBytes: 1024,
 		RetentionAge:        time.Minute,
 		RetentionBytes:      1 << 40,
@@ -112,6 +130,8 @@ func TestLoadValues(t *testing.T) {
 		{"PORT=99999999999999999999", `is not a whole number from 1 to 65535`},
 		{"PORT=http", `"http" is not a whole number`},
 		{"PORT=:8080", `":8080" is not a whole number`},
+		{"FORGEWIRE_METRICS_PORT=9090", ""},
+		{"FORGEWIRE_METRICS_PORT=-1", "is not a whole number from 0 to 65535"},
 
 		{"DATABASE_URL=", "is required (example: DATABASE_URL=postgres://"},
 		{"DATABASE_URL=postgresql:///app?host=/run/postgresql", ""},
@@ -157,6 +177,21 @@ func TestLoadValues(t *testing.T) {
 		{"FORGEWIRE_TOKEN_SECRET=sesame-sesame-sesame\n", "begins or ends with white space"},
 		{"FORGEWIRE_TOKEN_SECRET=sésame sesame sesame", ""},
 		{"FORGEWIRE_TOKEN_SECRET=none", ""}, // but see TestNobodyCouldConnect
+
+		{"FORGEWIRE_TOKEN_JWKS_URL=https://auth.example.com/keys", ""},
+		{"FORGEWIRE_TOKEN_JWKS_URL=http://kong:8000/keys", ""},
+		{"FORGEWIRE_TOKEN_JWKS_URL=http://auth.internal/keys", ""},
+		{"FORGEWIRE_TOKEN_JWKS_URL=http://[::1]:8000/keys", ""},
+		{"FORGEWIRE_TOKEN_JWKS_URL=http://10.0.0.1/keys", ""},
+		{"FORGEWIRE_TOKEN_JWKS_URL=http://auth.example.com/keys", "must begin with https://"},
+		{"FORGEWIRE_TOKEN_JWKS_URL=http://8.8.8.8/keys", "must begin with https://"},
+		{"FORGEWIRE_TOKEN_JWKS_URL=file:///etc/keys", "is not a valid URL"},
+		{"FORGEWIRE_TOKEN_JWKS_URL=ftp://auth/keys", "must begin with https://"},
+		{"FORGEWIRE_TOKEN_JWKS_URL=https://u:sesame@auth/keys", "must not have a user or a password"},
+		{"FORGEWIRE_TOKEN_JWKS_URL=auth.example.com", "is not a valid URL"},
+		{"FORGEWIRE_CLIENT_IP_HEADER=Fly-Client-IP", ""},
+		{"FORGEWIRE_CLIENT_IP_HEADER=Fly-Client-IP:", "is not the name of a header"},
+		{"FORGEWIRE_COMMAND_RATE=-1", "is not a whole number from 0"},
 
 		{"FORGEWIRE_ALLOW_ANONYMOUS=false", ""},
 		{"FORGEWIRE_ALLOW_ANONYMOUS=yes", `"yes" is not true or false (example: FORGEWIRE_ALLOW_ANONYMOUS=true)`},
@@ -233,6 +268,16 @@ func TestListenDatabaseURL(t *testing.T) {
 	}
 }
 
+func TestMetricsPort(t *testing.T) {
+	_, err := config.Load(environ("FORGEWIRE_METRICS_PORT=8080"))
+	if err == nil || !strings.Contains(err.Error(), "FORGEWIRE_METRICS_PORT: is PORT") {
+		t.Errorf("got %v", err)
+	}
+	if cfg, err := config.Load(environ("FORGEWIRE_METRICS_PORT=9090")); err != nil || cfg.MetricsPort != 9090 {
+		t.Errorf("got %v, %v", cfg, err)
+	}
+}
+
 func TestNobodyCouldConnect(t *testing.T) {
 	_, err := config.Load(environ("FORGEWIRE_TOKEN_SECRET=none"))
 	if err == nil || !strings.Contains(err.Error(), "FORGEWIRE_ALLOW_ANONYMOUS: nobody could connect") {
@@ -240,6 +285,14 @@ func TestNobodyCouldConnect(t *testing.T) {
 	}
 	if _, err := config.Load(environ("FORGEWIRE_TOKEN_SECRET=none", "FORGEWIRE_ALLOW_ANONYMOUS=true")); err != nil {
 		t.Error(err)
+	}
+	// With a key, the secret may be missing.
+	for _, key := range []string{"FORGEWIRE_TOKEN_PUBLIC_KEY=x", "FORGEWIRE_TOKEN_JWKS_URL=https://auth/keys"} {
+		for _, secret := range []string{"", "none"} {
+			if _, err := config.Load(environ("FORGEWIRE_TOKEN_SECRET="+secret, key)); err != nil {
+				t.Error(err)
+			}
+		}
 	}
 	// One cause, one complaint.
 	_, err = config.Load(environ("FORGEWIRE_TOKEN_SECRET="))

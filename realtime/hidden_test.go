@@ -1,0 +1,54 @@
+package realtime
+
+import (
+	"errors"
+	"testing"
+)
+
+// What was hidden is in no history and no recovery; a client that had seen all of it has missed nothing.
+func TestHide(t *testing.T) {
+	t.Parallel()
+	l, pool := newTestLog(t)
+	ctx := t.Context()
+	if err := l.Hide(ctx, "empty"); err != nil {
+		t.Fatal(err)
+	}
+	old, other := appendN(t, l, "room:1", 5), appendN(t, l, "room:2", 3)
+	if err := l.Hide(ctx, "room:1"); err != nil {
+		t.Fatal(err)
+	}
+	recent := appendN(t, l, "room:1", 2)
+	h := must(l.History(ctx, "room:1", HistoryFilter{Limit: -1}))
+	if len(h.Messages) != 2 || h.Messages[0].Offset != recent[0].Offset {
+		t.Errorf("history has %v", h.Messages)
+	}
+	if r := must(l.History(ctx, "room:1", HistoryFilter{Limit: -1, Reverse: true, Since: &Position{recent[0].Offset, h.Position.Epoch}})); len(r.Messages) != 0 {
+		t.Errorf("going back, history has %v", r.Messages)
+	}
+	seenSome, seenAll := Position{old[3].Offset, h.Position.Epoch}, Position{old[4].Offset, h.Position.Epoch}
+	if _, err := l.History(ctx, "room:1", HistoryFilter{Limit: -1, Since: &seenSome}); !errors.Is(err, ErrUnrecoverable) {
+		t.Errorf("history since a hidden message: %v", err)
+	}
+	if _, err := l.recover(ctx, "room:1", seenSome, recent[1].Offset); !errors.Is(err, ErrUnrecoverable) {
+		t.Errorf("recovery since a hidden message: %v", err)
+	}
+	for _, since := range []Position{seenAll, {other[2].Offset, h.Position.Epoch}} {
+		if m := must(l.recover(ctx, "room:1", since, recent[1].Offset)); len(m) != 2 {
+			t.Errorf("since %d: recovered %v", since.Offset, m)
+		}
+	}
+	if r := must(l.History(ctx, "room:1", HistoryFilter{Limit: -1, Since: &seenAll})); len(r.Messages) != 2 {
+		t.Errorf("history since the last hidden message: %v", r.Messages)
+	}
+	if r := must(l.History(ctx, "room:2", HistoryFilter{Limit: -1})); len(r.Messages) != 3 {
+		t.Errorf("the other channel has %v", r.Messages)
+	}
+	// What is retired need not be hidden.
+	must(pool.Exec(ctx, "UPDATE forgewire.log SET retired = $1", int64(recent[1].Offset)))
+	if err := l.Hide(ctx, "room:2"); err != nil {
+		t.Fatal(err)
+	}
+	if n := one[int](t, pool, "SELECT count(*) FROM forgewire.hidden WHERE channel = 'room:1'"); n != 0 {
+		t.Error("the row stayed for ever")
+	}
+}

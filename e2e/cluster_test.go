@@ -80,6 +80,8 @@ type replica struct {
 	addr string
 	env  []string
 	log  *logBuffer
+	// command starts it in another way than usual; nil for that.
+	command []string
 
 	mu   sync.Mutex
 	cmd  *exec.Cmd     // nil when it does not run
@@ -127,6 +129,9 @@ func (r *replica) start() {
 		r.t.Fatalf("%s runs already", r.name)
 	}
 	cmd := exec.Command(forgewire(r.t), "serve", "--migrate")
+	if r.command != nil {
+		cmd = exec.Command(r.command[0], r.command[1:]...)
+	}
 	cmd.Env, cmd.Stdout, cmd.Stderr = r.env, r.log, r.log
 	endWithUs(cmd)
 	if err := cmd.Start(); err != nil {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/go-chi/chi/v5"
 
+	"forgewire/infra/memory"
 	"forgewire/realtime"
 )
 
@@ -17,10 +18,11 @@ type Config struct {
 	Logger              *slog.Logger
 	APIKey              string // "" disables the server API
 	MaxPublicationBytes int
-	Version             string       // of the binary
-	MetricsElsewhere    bool         // Metrics is served on a port of its own
-	Home                http.Handler // what "/" shows; nil for nothing
-	ClientIPHeader      string       // the header in which the platform's proxy says who connects; "" for none
+	Memory              *memory.Governor // nil for none
+	Version             string           // of the binary
+	MetricsElsewhere    bool             // Metrics is served on a port of its own
+	Home                http.Handler     // what "/" shows; nil for nothing
+	ClientIPHeader      string           // the header in which the platform's proxy says who connects; "" for none
 }
 
 // server holds what the handlers share. It is fixed once Routes has made it.
@@ -30,6 +32,7 @@ type server struct {
 	keyHash [sha256.Size]byte
 	hasKey  bool
 	maxBody int64
+	memory  *memory.Governor
 	version string
 	methods []method // of the server API, but for batch
 	// document is the OpenAPI document.
@@ -47,6 +50,7 @@ func Routes(cfg Config) (http.Handler, error) {
 		keyHash: sha256.Sum256([]byte(cfg.APIKey)),
 		hasKey:  cfg.APIKey != "",
 		maxBody: int64(max(maxBatchBytes, cfg.MaxPublicationBytes+maxEnvelopeBytes)),
+		memory:  cfg.Memory,
 		version: cfg.Version,
 	}
 	s.methods = methods(s)
@@ -77,8 +81,12 @@ func Routes(cfg Config) (http.Handler, error) {
 	// The document has no secrets, and tools fetch it without headers.
 	r.Get("/api/openapi.json", s.openAPI)
 	r.Route("/api", func(r chi.Router) {
-		r.Use(s.authorize)
+		r.Use(s.authorize, s.weigh)
 		for _, m := range s.methods {
+			if m.name == "history" {
+				r.With(s.shed).Post("/"+m.name, s.handle(m))
+				continue
+			}
 			r.Post("/"+m.name, s.handle(m))
 		}
 		r.Post("/batch", s.batch)

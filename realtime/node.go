@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/coder/websocket"
@@ -46,6 +47,7 @@ type Config struct {
 	MaxPublicationBytes int
 	RetentionAge        time.Duration
 	RetentionBytes      int64
+	Shedding            func() bool   // no connection is accepted while it says so; nil for never
 	ShutdownTimeout     time.Duration // in which all clients are told to reconnect elsewhere
 }
 
@@ -61,6 +63,7 @@ type Node struct {
 	drainer   *drainer
 	presence  *presence
 	surveys   *surveys
+	pending   atomic.Int64 // see ShrinkBuffers
 	stats     stats
 	sessions  sessions
 	relay     *relay
@@ -324,7 +327,7 @@ func (n *Node) ServeWebSocket(w http.ResponseWriter, r *http.Request) {
 		f = wsProtobuf
 	}
 	c = newClient(n, hj.conn, f)
-	if n.hub.count.Add(1) > int64(n.cfg.MaxConnections) {
+	if n.full(n.hub.count.Add(1)) {
 		c.disconnect(disconnectLimit)
 	}
 	n.join(c)

@@ -17,6 +17,7 @@ import (
 	"forgewire/handlers"
 	"forgewire/infra/config"
 	"forgewire/infra/logging"
+	"forgewire/infra/memory"
 	"forgewire/realtime"
 )
 
@@ -41,6 +42,8 @@ type appConfig struct {
 type app struct {
 	cfg        appConfig
 	closePools func()
+	memory     *memory.Governor
+	cleanup    *db.Cleanup
 	node       *realtime.Node
 	server     *http.Server
 	// metrics serves /metrics without a key, on a port of its own; nil without one.
@@ -50,6 +53,54 @@ type app struct {
 // newApp makes a replica. It connects to nothing: the database may be away.
 func newApp(cfg appConfig) (*app, error) {
 	logger := cfg.Logger.With(logging.Replica, cfg.Replica)
+	pool, publishPool, err := newPools(cfg, logger)
+	if err != nil {
+		return nil, err
+	}
+	closePools := func() { pool.Close(); publishPool.Close() }
+	governor, err := memory.New(memory.Config{Logger: logger})
+	if err != nil {
+		closePools()
+		return nil, err
+	}
+	node, err := newNode(cfg, logger, pool, publishPool, governor)
+	if err != nil {
+		closePools()
+		return nil, err
+	}
+	routes, err := handlers.Routes(handlers.Config{
+		Node: node, Logger: logger, APIKey: cfg.APIKey.Reveal(), MaxPublicationBytes: cfg.MaxPublicationBytes,
+		Memory: governor, Version: version, MetricsElsewhere: cfg.MetricsPort != 0, Home: cfg.Demo, ClientIPHeader: cfg.ClientIPHeader,
+	})
+	if err != nil {
+		closePools()
+		return nil, err
+	}
+	cleanup := db.NewCleanup(pool, logger)
+	cleanup.Add("hidden history", realtime.CleanUp)
+	a := &app{cfg: cfg, closePools: closePools, memory: governor, cleanup: cleanup, node: node, server: newServer(routes, logger)}
+	if cfg.MetricsPort != 0 {
+		mux := http.NewServeMux()
+		mux.Handle("GET /metrics", handlers.Metrics(node))
+		a.metrics = newServer(mux, logger)
+	}
+	return a, nil
+}
+
+func newServer(h http.Handler, logger *slog.Logger) *http.Server {
+	return &http.Server{
+		Handler:           h,
+		ReadHeaderTimeout: readHeaderTimeout,
+		ReadTimeout:       readTimeout,
+		WriteTimeout:      writeTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeaderBytes,
+		ErrorLog:          slog.NewLogLogger(logger.Handler(), slog.LevelDebug),
+	}
+}
+
+// newNode makes the realtime half.
+func newNode(cfg appConfig, logger *slog.Logger, requests, publish *pgxpool.Pool, governor *memory.Governor) (*realtime.Node, error) {
 	namespaces, err := realtime.ParseNamespaces(cfg.Namespaces)
 	if err != nil {
 		return nil, config.Mistakes{{Variable: "FORGEWIRE_NAMESPACES", Problem: err.Error(),
@@ -61,14 +112,9 @@ func newApp(cfg appConfig) (*app, error) {
 			return nil, config.Mistakes{{Variable: "FORGEWIRE_TOKEN_PUBLIC_KEY", Problem: err.Error(), Example: `"$(cat public.pem)"`}}
 		}
 	}
-	pool, publishPool, err := newPools(cfg, logger)
-	if err != nil {
-		return nil, err
-	}
-	closePools := func() { pool.Close(); publishPool.Close() }
 	node, err := realtime.New(realtime.Config{
-		Pool:        pool,
-		PublishPool: publishPool,
+		Pool:        requests,
+		PublishPool: publish,
 		ListenURL:   cfg.ListenDatabaseURL.Reveal(),
 		Logger:      logger,
 		Name:        cfg.Replica,
@@ -88,39 +134,14 @@ func newApp(cfg appConfig) (*app, error) {
 		MaxPublicationBytes: cfg.MaxPublicationBytes,
 		RetentionAge:        cfg.RetentionAge,
 		RetentionBytes:      cfg.RetentionBytes,
+		Shedding:            governor.Shedding,
 		ShutdownTimeout:     cfg.ShutdownTimeout,
 	})
 	if err != nil {
-		closePools()
 		return nil, fmt.Errorf("make the realtime node: %w", err)
 	}
-	routes, err := handlers.Routes(handlers.Config{
-		Node: node, Logger: logger, APIKey: cfg.APIKey.Reveal(), MaxPublicationBytes: cfg.MaxPublicationBytes,
-		Version: version, MetricsElsewhere: cfg.MetricsPort != 0, Home: cfg.Demo, ClientIPHeader: cfg.ClientIPHeader,
-	})
-	if err != nil {
-		closePools()
-		return nil, err
-	}
-	a := &app{cfg: cfg, closePools: closePools, node: node, server: newServer(routes, logger)}
-	if cfg.MetricsPort != 0 {
-		mux := http.NewServeMux()
-		mux.Handle("GET /metrics", handlers.Metrics(node))
-		a.metrics = newServer(mux, logger)
-	}
-	return a, nil
-}
-
-func newServer(h http.Handler, logger *slog.Logger) *http.Server {
-	return &http.Server{
-		Handler:           h,
-		ReadHeaderTimeout: readHeaderTimeout,
-		ReadTimeout:       readTimeout,
-		WriteTimeout:      writeTimeout,
-		IdleTimeout:       idleTimeout,
-		MaxHeaderBytes:    maxHeaderBytes,
-		ErrorLog:          slog.NewLogLogger(logger.Handler(), slog.LevelDebug),
-	}
+	governor.OnPressure(node.ShrinkBuffers)
+	return node, nil
 }
 
 // publishConns is for the publisher and its like, each of which uses one connection at a time.
@@ -165,6 +186,8 @@ func (a *app) Run(ctx context.Context, ln, metrics net.Listener) error {
 			return nil
 		})
 	}
+	g.Go(func() error { return a.memory.Run(ctx) })
+	g.Go(func() error { return a.cleanup.Run(ctx) })
 	g.Go(func() error { return a.node.Run(ctx) })
 	g.Go(func() error {
 		<-ctx.Done()

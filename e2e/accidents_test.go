@@ -151,11 +151,23 @@ func tool(t testing.TB, program string, args ...string) string {
 	return string(out)
 }
 
+// holdWALWriter keeps the process that would flush the commits every 10 s, the longest that it can be told to
+// wait, from doing so in the very moment before a crash.
+func (a *accident) holdWALWriter() (pid int) {
+	a.t.Helper()
+	pid = query[int](a.t, a.url, "SELECT pid FROM pg_stat_activity WHERE backend_type = 'walwriter'")
+	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+		a.t.Fatal(err)
+	}
+	return pid
+}
+
 // The whole server crashes and forgets commits that were acknowledged and seen.
 func TestCrashForgetsCommits(t *testing.T) {
 	heavy(t)
 	server := ownServer(t, forgetful)
 	a := newAccident(t, options{server: server})
+	a.holdWALWriter()
 	ids := a.doomed()
 	a.away.away()
 	if err := server.Kill(); err != nil {
@@ -169,7 +181,7 @@ func TestCrashForgetsCommits(t *testing.T) {
 func TestWALWriterCrashForgetsCommits(t *testing.T) {
 	heavy(t)
 	a := newAccident(t, options{server: ownServer(t, forgetful)})
-	pid := query[int](t, a.url, "SELECT pid FROM pg_stat_activity WHERE backend_type = 'walwriter'")
+	pid := a.holdWALWriter()
 	ids := a.doomed() // its clients stay connected, and find out from the server alone
 	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 		t.Fatal(err)

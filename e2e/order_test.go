@@ -305,7 +305,11 @@ func TestRetired(t *testing.T) {
 	if e, ok := err.(*apiError); !ok || e.Code != 112 { //nolint:errorlint // it is never wrapped
 		t.Errorf("history since a retired position: %v", err)
 	}
-	raw := dialRaw(t, c.replicas[0])
+	late := c.replicas[1] // one that has just started: the others still have in memory what was retired a moment ago
+	late.term()
+	late.start()
+	late.waitReady(20 * time.Second)
+	raw := dialRaw(t, late)
 	raw.connect("")
 	sub := raw.must(fmt.Sprintf(`{"id":2,"subscribe":{"channel":"room:1","recover":true,"offset":%d,"epoch":%q}}`, old.Offset-1, old.Epoch)).Subscribe
 	if sub.Recovered || !sub.WasRecovering || sub.Offset < kept.Offset {

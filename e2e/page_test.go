@@ -29,8 +29,8 @@ func TestPage(t *testing.T) {
 	url, key := startDev(t)
 	for _, width := range []int{1280, 390} {
 		out := node(t, "node/page.mjs", "URL="+url, "API_KEY="+key, "CHROMIUM="+chromium, "WIDTH="+strconv.Itoa(width))
-		if n := strings.Count(out, "ok   "); n != 9 {
-			t.Errorf("at %d pixels %d of 9 are ok:\n%s", width, n, out)
+		if n := strings.Count(out, "ok   "); n != 13 {
+			t.Errorf("at %d pixels %d of 13 are ok:\n%s", width, n, out)
 		}
 	}
 }

@@ -215,6 +215,13 @@ func TestSQLIdle(t *testing.T) {
 		}
 		return m
 	}
+	s.away() // a replica with clients renews a lease
+	until(t, 20*time.Second, "the lease ending", func() string {
+		if n := query[int](t, c.url, "SELECT count(*) FROM forgewire.replicas"); n > 0 {
+			return fmt.Sprintf("there are %d", n)
+		}
+		return ""
+	})
 	// The drainers stay awake for a moment after the last message.
 	during(t, 4*time.Second)
 	before := look()

@@ -66,10 +66,11 @@ type publishRequest struct {
 	Channel string            `json:"channel" api:"required"`
 	Data    json.RawMessage   `json:"data" api:"required"`
 	Tags    map[string]string `json:"tags"`
+	Key     string            `json:"idempotency_key"` // a retry with the same is not a second message
 }
 
 func (p *publishRequest) message() realtime.Message {
-	return realtime.Message{Channel: p.Channel, Data: p.Data, Meta: realtime.Meta{Tags: p.Tags}}
+	return realtime.Message{Channel: p.Channel, Data: p.Data, Meta: realtime.Meta{Tags: p.Tags}, Key: p.Key}
 }
 
 // publish appends one message, and answers when it is committed.
@@ -85,6 +86,7 @@ type broadcastRequest struct {
 	Channels []string          `json:"channels" api:"required"`
 	Data     json.RawMessage   `json:"data" api:"required"`
 	Tags     map[string]string `json:"tags"`
+	Key      string            `json:"idempotency_key"` // on each of the channels
 }
 
 type broadcastResult struct {
@@ -101,7 +103,7 @@ func (s *server) broadcast(ctx context.Context, req *broadcastRequest) (*broadca
 	}
 	messages := make([]realtime.Message, len(req.Channels))
 	for i, c := range req.Channels {
-		messages[i] = realtime.Message{Channel: c, Data: req.Data, Meta: realtime.Meta{Tags: req.Tags}}
+		messages[i] = realtime.Message{Channel: c, Data: req.Data, Meta: realtime.Meta{Tags: req.Tags}, Key: req.Key}
 	}
 	sent, err := s.node.Publish(ctx, messages...)
 	if err != nil {

@@ -335,6 +335,19 @@ func TestConnectionExpires(t *testing.T) {
 	w.wantClosed(3005)
 }
 
+// losing is a past in which the log goes back while it is read.
+type losing struct {
+	past
+	hub *hub
+}
+
+func (l losing) recover(context.Context, string, Position, uint64, kept) ([]*Message, error) {
+	for _, s := range l.hub.shards {
+		s.handle(event{lost: true, at: 1})
+	}
+	return nil, nil
+}
+
 // A subscription during whose making the log went back is none: its client is told to try again.
 func TestLostWhileJoining(t *testing.T) {
 	t.Parallel()
@@ -343,12 +356,8 @@ func TestLostWhileJoining(t *testing.T) {
 		must(n.Publish(t.Context(), message(channel, 1)))
 	}
 	w := joined(t, url, hs(joe()))
-	n.past = func(_ context.Context, channel string, _ Position, _ uint64) ([]Message, error) {
-		for _, s := range n.hub.shards {
-			s.handle(event{lost: true, at: 1})
-		}
-		return nil, nil
-	}
+	n.hub.tail.reset(Position{}) // it knows nothing, so the log is asked
+	n.past = losing{past: n.past, hub: n.hub}
 	was := fmt.Sprintf(`"recover":true,"offset":1,"epoch":%q`, n.Epoch())
 	r := w.wantError(`"subscribe":{"channel":"a",`+was+`}`, 100)
 	if !r.Error.Temporary || must(n.Channels(t.Context(), ""))["a"] != 0 {

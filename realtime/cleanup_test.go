@@ -12,7 +12,7 @@ func TestCleanUpForgetsWhatIsRetired(t *testing.T) {
 	t.Parallel()
 	l, pool := newTestLog(t)
 	m := appendN(t, l, "room:1", 1)
-	if err := l.Hide(t.Context(), "room:1"); err != nil {
+	if _, err := l.Hide(t.Context(), "room:1"); err != nil {
 		t.Fatal(err)
 	}
 	clean := func() int {

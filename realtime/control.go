@@ -18,6 +18,7 @@ type control struct {
 	Client string `json:"client,omitempty"` // only this connection of the user's
 
 	Channel string            `json:"channel,omitempty"`
+	Offset  uint64            `json:"offset,omitempty"`
 	Options *SubscribeOptions `json:"options,omitempty"`
 	Code    uint16            `json:"code,omitempty"`
 	Reason  string            `json:"reason,omitempty"`
@@ -39,7 +40,9 @@ const (
 	opUnsubscribe = "unsubscribe"
 	opRefresh     = "refresh"
 	opRevoke      = "revoke" // sent by forgewire.revoke
+	opHide        = "hide"
 	opEmulate     = "emulate"
+	opAnnounce    = "announce"
 	opAsk         = "ask"
 	opAnswer      = "answer"
 )
@@ -98,10 +101,14 @@ func (n *Node) handleControl(body []byte) {
 		}
 	case opRevoke:
 		n.revoked(c.User, c.moment())
+	case opHide:
+		n.hub.tail.hide(c.Channel, c.Offset)
 	case opEmulate:
 		if c.Node == n.id {
 			n.sessions.deliver(c.Session, c.Data) // one that has ended needs no command
 		}
+	case opAnnounce:
+		n.announced(c.Channel, c.Data)
 	default:
 		n.logger.Debug("a control of another version was ignored", "op", c.Op)
 	}

@@ -18,12 +18,13 @@ type hub struct {
 	seed   maphash.Seed
 	count  atomic.Int64 // connections
 	epoch  string       // the log's; owned by whoever delivers
+	tail   tail
 	// arrivals knows when notifications came, and how long ours were under way.
 	arrivals arrivals
 }
 
 func newHub() *hub {
-	h := &hub{seed: maphash.MakeSeed()}
+	h := &hub{seed: maphash.MakeSeed(), tail: tail{limit: maxTailMessages}}
 	for range 2 * runtime.GOMAXPROCS(0) {
 		h.shards = append(h.shards, newShard())
 	}
@@ -56,6 +57,7 @@ type burst struct {
 		once  sync.Once
 		bytes []byte
 	}
+	viewed viewed // for subscriptions that have a view
 }
 
 func (b *burst) frame(f format) []byte {
@@ -95,6 +97,9 @@ func (b *burst) frameAfter(f format, offset uint64) []byte {
 // It waits while a shard is so far behind that its queue is full: then the listener reads no further, and
 // Postgres keeps what comes.
 func (h *hub) deliver(messages []Message) {
+	if messages[0].Offset != 0 {
+		h.tail.add(messages)
+	}
 	var bursts []*burst
 	byChannel := make(map[string]*burst, 1)
 	for i := range messages {
@@ -114,11 +119,13 @@ func (h *hub) deliver(messages []Message) {
 }
 
 func (h *hub) lost(survived uint64) {
+	h.tail.truncate(survived)
 	h.tell(event{lost: true, at: survived})
 }
 
 func (h *hub) reset(at Position) {
 	h.epoch = at.Epoch
+	h.tail.reset(at)
 	h.tell(event{reset: true, at: at.Offset, epoch: at.Epoch})
 }
 

@@ -45,7 +45,7 @@ type listener struct {
 	control  func(body []byte) // what another replica, or this one, told all
 	conn     *pgx.Conn
 
-	revocations func(context.Context, querier) error // read anew after each LISTEN
+	relearn func(context.Context, querier) error // what was told while we did not listen, after each LISTEN
 }
 
 // run listens until ctx ends, reconnecting for ever.
@@ -85,7 +85,7 @@ func (l *listener) session(ctx context.Context) (connected bool, err error) {
 	if _, err = l.conn.Exec(setup, "LISTEN "+notifyLog+"; LISTEN "+notifyBell); err != nil {
 		return false, fmt.Errorf("listen: %w", err)
 	}
-	if err = l.revocations(setup, l.conn); err != nil {
+	if err = l.relearn(setup, l.conn); err != nil {
 		return false, err
 	}
 	if err = l.follower.resume(setup); err != nil {

@@ -31,6 +31,7 @@ type ChannelOptions struct {
 	Recovery                  bool     `json:"recovery"`                     // default true
 	CacheChannel              bool     `json:"cache_channel"`                // a subscriber gets the last message at once
 	Delta                     bool     `json:"delta"`                        // fossil deltas for clients that ask
+	AllowTagsFilter           bool     `json:"allow_tags_filter"`            // clients may ask for a part of the publications, by their tags
 
 	// Who is there.
 	Presence                   bool `json:"presence"`
@@ -76,6 +77,8 @@ func (o ChannelOptions) check() string {
 		return "an ephemeral channel has no last message: remove cache_channel"
 	case o.Ephemeral && o.Delta:
 		return "ephemeral channels have no deltas: remove delta"
+	case o.CacheChannel && !o.Recovery:
+		return "a cache channel's last message is recovered: remove recovery or cache_channel"
 	case o.HistorySize < 0 || o.PublishRate < 0:
 		return "history_size and publish_rate cannot be negative"
 	case o.JoinLeave && !o.Presence:

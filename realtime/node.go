@@ -67,15 +67,14 @@ type Node struct {
 	stats     stats
 	sessions  sessions
 	relay     *relay
+	past      past
+	hearers   map[string][]func([]byte) // by topic; fixed once Run has begun
 
 	verifier    *verifier
 	revocations revocations
 	authorizer  *authorizer // nil where no namespace asks the database
 	users       tally[string]
 	gate        gate
-
-	// past reads what a subscriber missed: Log.recover, but in the simulation.
-	past func(ctx context.Context, channel string, since Position, upto uint64) ([]Message, error)
 
 	id      string
 	started time.Time
@@ -100,8 +99,9 @@ func New(cfg Config) (*Node, error) {
 		cfg.PublishPool = cfg.Pool
 	}
 	n := &Node{cfg: cfg, logger: cfg.Logger, log: NewLog(cfg.Pool), hub: newHub(), health: newHealth(cfg.PublishPool),
-		id: uuid.NewString(), started: time.Now(), draining: make(chan struct{})}
-	n.past = n.log.recover
+		id: uuid.NewString(), started: time.Now(), draining: make(chan struct{}), hearers: map[string][]func([]byte){}}
+	n.past = n.log
+	n.hub.tail.age = cfg.RetentionAge
 	if err := n.guard(); err != nil {
 		return nil, err
 	}
@@ -113,10 +113,22 @@ func New(cfg Config) (*Node, error) {
 		func(channel string) bool { return cfg.Namespaces.of(channel).JoinLeave })
 	n.surveys = newSurveys()
 	n.listener = &listener{url: cfg.ListenURL, logger: n.logger, health: n.health, bell: n.drainer.ring, out: n.hub, control: n.handleControl, back: n.presence.check,
-		revocations: n.readRevocations}
+		relearn: n.relearn}
 	n.listener.follower = &follower{log: n.listener, out: n.hub}
 	n.life, n.endLife = context.WithCancel(context.Background())
 	return n, nil
+}
+
+// relearn reads what other replicas told while this one did not listen.
+func (n *Node) relearn(ctx context.Context, q querier) error {
+	if err := n.readRevocations(ctx, q); err != nil {
+		return err
+	}
+	if err := n.readHidden(ctx, q); err != nil {
+		return err
+	}
+	n.missed()
+	return nil
 }
 
 // guard makes what decides who may do what.
@@ -207,6 +219,9 @@ func (n *Node) Check(m *Message) error {
 		return err
 	}
 	m.ephemeral = n.cfg.Namespaces.of(m.Channel).Ephemeral
+	if m.ephemeral && m.Key != "" {
+		return ErrBadRequest.With("an ephemeral channel keeps nothing, no idempotency key either")
+	}
 	if m.ephemeral && len(m.Channel)+len(m.Data)+len(m.Meta.encode()) > maxEphemeral {
 		return ErrLimitExceeded.With(fmt.Sprintf("an ephemeral message is larger than %d bytes", maxEphemeral))
 	}
@@ -232,6 +247,7 @@ func (n *Node) History(ctx context.Context, channel string, f HistoryFilter) (Hi
 	if n.cfg.Namespaces.of(channel).Ephemeral {
 		return History{}, ErrNotAvailable.With("the channel is ephemeral")
 	}
+	f.kept = n.cfg.Namespaces.of(channel).kept()
 	return n.log.History(ctx, channel, f)
 }
 

@@ -24,15 +24,15 @@ func (c *client) joinAll(ctx context.Context, wanted map[string]SubscribeOptions
 			c.node.logger.Info("a token's channel was refused by the database", "client", c.id, "channel", channel)
 			continue
 		}
-		since := sinceOf(was[channel])
-		tooLarge := since != nil && size > maxRecoveredBytes
-		if tooLarge {
-			since = nil
+		req := &protocol.SubscribeRequest{}
+		tooLarge := was[channel].GetRecover() && size > maxRecoveredBytes
+		if was[channel].GetRecover() && !tooLarge {
+			req.Recover, req.Offset, req.Epoch = true, was[channel].Offset, was[channel].Epoch
 		}
 		var sub *subscription
 		var r *protocol.SubscribeResult
 		if err == nil {
-			r, sub, err = c.join(ctx, channel, g, since)
+			r, sub, err = c.join(ctx, channel, g, req)
 		}
 		if err != nil {
 			c.leave(subs...)
@@ -83,7 +83,7 @@ func (n *Node) Unsubscribe(ctx context.Context, user, client, channel string, co
 
 // subscribeForServer adds a channel to a connection and tells it. Nothing is recovered, so it does not block.
 func (c *client) subscribeForServer(ctx context.Context, channel string, o SubscribeOptions) {
-	r, sub, err := c.join(ctx, channel, grant{options: o, server: true}, nil)
+	r, sub, err := c.join(ctx, channel, grant{options: o, server: true}, &protocol.SubscribeRequest{})
 	if err != nil {
 		c.node.logger.Info("a client was not subscribed to a channel", "client", c.id, "channel", channel, "error", err)
 		return

@@ -43,6 +43,7 @@ type channel struct {
 type subscription struct {
 	client  *client
 	channel string
+	view    *view    // nil for a plain one
 	from    uint64   // the client has everything up to here
 	live    bool     // false while the past is read from the log
 	held    []*burst // what arrived meanwhile
@@ -148,7 +149,7 @@ func (s *shard) gather(bursts []*burst) (size int) {
 				sub.hold(b)
 			case b.news != nil && !sub.hears:
 			default:
-				if f := b.frameAfter(sub.client.format, sub.from); f != nil {
+				if f := sub.frame(b); f != nil {
 					s.give(sub.client, f)
 					s.sent += uint64(len(b.messages))
 				}
@@ -156,6 +157,14 @@ func (s *shard) gather(bursts []*burst) (size int) {
 		}
 	}
 	return size
+}
+
+// frame is what the client gets of b, or nil.
+func (sub *subscription) frame(b *burst) []byte {
+	if sub.view != nil {
+		return sub.view.frame(b, sub.client.format, sub.from)
+	}
+	return b.frameAfter(sub.client.format, sub.from)
 }
 
 // hold keeps a burst until the past has been read. A subscription that holds too much starts anew.
@@ -176,7 +185,7 @@ func (s *shard) release(sub *subscription) {
 		if b.news != nil && !sub.hears {
 			continue
 		}
-		if f := b.frameAfter(sub.client.format, sub.from); f != nil {
+		if f := sub.frame(b); f != nil {
 			s.give(sub.client, f)
 		}
 	}

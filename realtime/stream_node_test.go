@@ -26,7 +26,7 @@ type testReplica struct {
 func (r *testReplica) url(path string) string { return r.http.URL + path }
 
 // newTestReplica runs a Node on a database until the test ends.
-func newTestReplica(t testing.TB, databaseURL string, change func(*Config)) *testReplica {
+func newTestReplica(t testing.TB, databaseURL string, change func(*Config), prepare ...func(*Node)) *testReplica {
 	t.Helper()
 	pool, err := db.NewPool(context.Background(), db.PoolConfig{URL: databaseURL})
 	if err != nil {
@@ -40,6 +40,9 @@ func newTestReplica(t testing.TB, databaseURL string, change func(*Config)) *tes
 		change(&cfg)
 	}
 	n := must(New(cfg))
+	for _, f := range prepare {
+		f(n)
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- n.Run(ctx) }()

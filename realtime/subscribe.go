@@ -38,56 +38,40 @@ func (c *client) subscribeTo(ctx context.Context, req *protocol.SubscribeRequest
 	if err != nil {
 		return nil, nil, err
 	}
-	return c.join(ctx, channel, g, sinceOf(req))
+	return c.join(ctx, channel, g, req)
 }
 
-// sinceOf is the position that a client wants to go on from; nil if it begins anew.
-func sinceOf(req *protocol.SubscribeRequest) *Position {
-	if req == nil || !req.Recover {
-		return nil
-	}
-	return &Position{Offset: req.Offset, Epoch: strings.Clone(req.Epoch)}
-}
-
-// join adds the subscription and reads its past.
-func (c *client) join(ctx context.Context, channel string, g grant, since *Position) (*protocol.SubscribeResult, *subscription, error) {
+// join adds the subscription and reads its past, if the client says in req that it has a position.
+func (c *client) join(ctx context.Context, channel string, g grant, req *protocol.SubscribeRequest) (*protocol.SubscribeResult, *subscription, error) {
 	o := c.node.cfg.Namespaces.of(channel)
-	sub, at, err := c.register(channel, g)
+	if req.Type != 0 {
+		return nil, nil, ErrNotAvailable.With("only stream subscriptions exist")
+	}
+	view, err := newView(req, o)
 	if err != nil {
 		return nil, nil, err
 	}
-	r := &protocol.SubscribeResult{Data: protocol.Raw(g.options.Data)}
-	r.Expires, r.Ttl = ttl(g.expires)
-	if o.Ephemeral || !o.Recovery {
-		return r, sub, nil
-	}
-	r.Recoverable, r.Positioned, r.Epoch, r.Offset = true, true, at.Epoch, at.Offset
-	if since == nil {
-		return r, sub, nil
-	}
-	r.WasRecovering = true
-	if *since == at {
-		r.Recovered = true
-		return r, sub, nil
-	}
-	missed, err := c.node.past(ctx, channel, *since, at.Offset)
-	switch {
-	case errors.Is(err, ErrUnrecoverable):
-		return r, sub, nil // from here on, and the client is told that something is missing
-	case err != nil:
-		c.leave(sub)
+	since := Position{Offset: req.Offset, Epoch: strings.Clone(req.Epoch)}
+	recovers := req.Recover && o.Recovery && !o.Ephemeral
+	sub, at, err := c.register(channel, g, view, since, recovers)
+	if err != nil {
 		return nil, nil, err
 	}
-	r.Recovered = true
-	for i := range missed {
-		r.Publications = append(r.Publications, missed[i].publication())
+	r := &protocol.SubscribeResult{Data: protocol.Raw(g.options.Data), Delta: view.isDelta()}
+	r.Expires, r.Ttl = ttl(g.expires)
+	if o.Ephemeral || !o.Recovery && !req.Positioned {
+		return r, sub, nil
 	}
-	if since.Offset > at.Offset {
-		// The client comes from a replica that was ahead of this one: it has what is yet to arrive here.
-		r.Offset = since.Offset
-		c.shard.mu.Lock()
-		sub.from = since.Offset
-		c.shard.mu.Unlock()
+	r.Recoverable, r.Positioned, r.Epoch, r.Offset = o.Recovery, true, at.Epoch, at.Offset
+	if recovers || o.CacheChannel {
+		err = c.catchUp(ctx, sub, since, at, recovers, o, r)
+	}
+	if err == nil && recovers && !r.Recovered && !o.CacheChannel && req.Flag&flagRejectUnrecovered != 0 {
+		err = ErrUnrecoverable
+	}
+	if err != nil {
+		c.leave(sub)
+		return nil, nil, err
 	}
 	return r, sub, nil
 }
@@ -117,8 +101,49 @@ func (c *client) begin(reply *protocol.Reply, subs ...*subscription) bool {
 	return true
 }
 
-// register adds a subscription that holds back what comes, and returns the position that it begins at.
-func (c *client) register(channel string, g grant) (*subscription, Position, error) {
+// flagRejectUnrecovered is the client's wish not to be subscribed where recovery is not possible.
+const flagRejectUnrecovered = 1 << 1
+
+// catchUp adds to a subscribe's result what came after since, if the client recovers, or the last message of
+// a cache channel. The subscription began at `at`.
+func (c *client) catchUp(ctx context.Context, sub *subscription, since, at Position, recovers bool, o ChannelOptions, r *protocol.SubscribeResult) error {
+	r.WasRecovering = true
+	var missed []*Message
+	var err error
+	switch {
+	case recovers && since == at:
+		r.Recovered = true
+	case recovers && (!o.CacheChannel || since.Offset > at.Offset):
+		missed, err = c.node.recover(ctx, sub.channel, since, at.Offset, o.kept())
+		if r.Recovered = err == nil; errors.Is(err, ErrUnrecoverable) {
+			err = nil // from here on, and the client is told that something is missing
+		}
+	}
+	if o.CacheChannel && !r.Recovered && err == nil {
+		var m *Message
+		m, err = c.node.latest(ctx, sub.channel, at.Offset, o.kept())
+		if r.Recovered = m != nil; r.Recovered && !(recovers && since.Epoch == at.Epoch && since.Offset == m.Offset) {
+			missed = []*Message{m}
+		}
+	}
+	if err != nil {
+		return err
+	}
+	r.Publications = sub.view.recovered(c.format, missed)
+	c.shard.mu.Lock()
+	defer c.shard.mu.Unlock()
+	// A client may come from a replica that was ahead of this one: it has what is yet to arrive here.
+	if sub.from = at.Offset; recovers && r.Recovered && since.Epoch == at.Epoch && since.Offset > at.Offset {
+		sub.from = since.Offset
+		r.Offset = since.Offset
+	}
+	return nil
+}
+
+// register adds a subscription that holds back what comes, and returns the position that it begins at. While
+// it is not known whether the client's own position is good, the later of the two counts: should the log go
+// back before that, the subscription is lost.
+func (c *client) register(channel string, g grant, v *view, since Position, recovers bool) (*subscription, Position, error) {
 	s := c.shard
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -130,9 +155,12 @@ func (c *client) register(channel string, g grant) (*subscription, Position, err
 	case len(c.subs) >= maxChannelsPerClient:
 		return nil, Position{}, ErrLimitExceeded.With("too many channels on one connection")
 	}
-	sub := &subscription{client: c, channel: channel, from: s.at, info: g.options.Info, server: g.server, judged: g.judged}
+	sub := &subscription{client: c, channel: channel, view: v, from: s.at, info: g.options.Info, server: g.server, judged: g.judged}
 	if len(sub.info) > 0 {
 		c.showsInfo.Store(true)
+	}
+	if recovers && since.Epoch == s.epoch {
+		sub.from = max(s.at, since.Offset)
 	}
 	s.subscribe(sub)
 	s.expiring.set(sub, g.ends())

@@ -41,7 +41,7 @@ const (
 // the terminal shows what is wrong and is otherwise left to the summary.
 var devDefaults = []string{
 	"FORGEWIRE_ALLOW_ANONYMOUS=true",
-	`FORGEWIRE_NAMESPACES={"without_namespace":{"allow_publish_for_subscriber":true}}`,
+	`FORGEWIRE_NAMESPACES={"without_namespace":{"allow_publish_for_subscriber":true,"presence":true,"join_leave":true},"namespaces":[{"name":"cursor","ephemeral":true,"allow_publish_for_subscriber":true}]}`,
 	"FORGEWIRE_LOG_LEVEL=warn",
 	"FORGEWIRE_LOG_FORMAT=text",
 }

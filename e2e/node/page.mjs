@@ -35,6 +35,8 @@ const state = (replica) => pane(replica).getAttribute('data-state');
 try {
   await page.goto(process.env.URL);
   await until('both are connected', async () => (await state('a')) === 'up' && (await state('b')) === 'up');
+  const here = (replica) => pane(replica).locator('.count').innerText();
+  await until('both know that two are here', async () => (await here('a')) === '2' && (await here('b')) === '2');
   await type('a', 'typed on A');
   await until('what is typed on A appears on both', () => both('typed on A'));
   await type('b', 'typed on B');
@@ -51,6 +53,17 @@ try {
   await until('B resumes', async () => (await state('b')) === 'up' && both('missed 3'));
   await until('B says that it recovered them', async () => (await pane('b').locator('.divider.resumed').innerText()).includes('3 missed'));
   await until('both saw the same, in the same order', async () => (await page.locator('#agreement').innerText()).includes('in the same order on both'));
+
+  await pane('a').locator('.pad').hover({ position: { x: 40, y: 20 } });
+  await pane('a').locator('.pad').hover({ position: { x: 60, y: 30 } });
+  await until('the pointer on A shows on B, and not on A', async () =>
+    (await pane('b').locator('.pointer[data-from=A]').count()) === 1 && (await pane('a').locator('.pointer').count()) === 0);
+  await pane('b').locator('.pad').press('ArrowLeft');
+  await until('the arrow keys on B show on A', async () => (await pane('a').locator('.pointer[data-from=B]').count()) === 1);
+  if (process.env.SHOT) await page.screenshot({ path: process.env.SHOT, fullPage: true });
+
+  await page.reload();
+  await until('a page that is opened later begins with the past', () => both('missed 3'));
 
   const wide = await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
   if (wide > 0) throw new Error(`the page scrolls sideways by ${wide} pixels`);

@@ -28,7 +28,7 @@ func get(t *testing.T, path string, header ...string) *httptest.ResponseRecorder
 func TestPageIsComplete(t *testing.T) {
 	page := get(t, "/").Body.String()
 	types := map[string]string{".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
-	files := []string{"/demo/pane.js"} // imported by app.js
+	files := []string{"/demo/pane.js", "/demo/pad.js"} // imported by app.js and pane.js
 	for _, m := range regexp.MustCompile(`(?:src|href)="([^"]+)"`).FindAllStringSubmatch(page, -1) {
 		files = append(files, m[1])
 	}

@@ -1,7 +1,10 @@
 // One pane: a connection of its own to one replica, and what came through it.
 
+import { Pad } from './pad.js';
+
 const channel = 'room:1';
 const kept = 200; // messages that a pane shows and compares
+const past = 20; // messages from before the page was opened
 
 export class Pane {
   // What the two panes are compared by.
@@ -16,6 +19,8 @@ export class Pane {
   #subscription;
   #client;
   #parts;
+  #pad;
+  #counting = false;
   #resume = null; // while the messages of a resume come in: { missed }
 
   constructor(replica, changed) {
@@ -26,7 +31,7 @@ export class Pane {
     this.#parts = {
       title: part('h2'), state: part('.state-text'), cut: part('.cut'), scroll: part('.scroll'),
       empty: part('.empty'), messages: part('.messages'), form: part('form'), label: part('label'),
-      input: part('input'), problem: part('.problem'),
+      input: part('input'), problem: part('.problem'), count: part('.count'), pad: part('.pad'),
     };
     this.#name();
     this.#parts.form.addEventListener('submit', (event) => this.#submit(event));
@@ -39,11 +44,14 @@ export class Pane {
     url.search = new URLSearchParams({ replica: this.#replica, pane: this.#id });
     // The pause before it reconnects is long, so that there is time to type in the other pane.
     this.#client = new Centrifuge(url.href, { minReconnectDelay: 2500, maxReconnectDelay: 5000, timeout: 10000 });
-    this.#subscription = this.#client.newSubscription(channel);
+    this.#pad = new Pad(this.#parts.pad, this.#replica, this.#client);
+    this.#subscription = this.#client.newSubscription(channel, { joinLeave: true });
     this.#subscription
       .on('subscribing', () => this.#away())
       .on('subscribed', (context) => this.#arrived(context))
       .on('publication', (publication) => this.#receive(publication))
+      .on('join', () => this.#countSoon())
+      .on('leave', () => this.#countSoon())
       .on('unsubscribed', (context) => this.#setState('down', `Not subscribed: ${context.reason}`));
     this.#client.on('disconnected', (context) => this.#setState('down', `Disconnected: ${context.reason}`));
     this.#subscription.subscribe();
@@ -51,7 +59,7 @@ export class Pane {
   }
 
   #name() {
-    const { title, label, input, scroll, messages, cut } = this.#parts;
+    const { title, label, input, scroll, messages, cut, pad } = this.#parts;
     const name = `Replica ${this.#replica.toUpperCase()}`;
     this.element.dataset.replica = this.#replica;
     title.textContent = name;
@@ -59,6 +67,7 @@ export class Pane {
     this.element.setAttribute('aria-labelledby', title.id);
     for (const part of [scroll, messages]) part.setAttribute('aria-label', `Messages on replica ${this.#replica.toUpperCase()}`);
     cut.setAttribute('aria-describedby', title.id);
+    pad.setAttribute('aria-label', `Pointer on ${name}: move with the arrow keys`);
     input.id = `input-${this.#replica}`;
     input.placeholder = `Type on ${name}`;
     label.htmlFor = input.id;
@@ -93,6 +102,8 @@ export class Pane {
       const { missed } = this.#resume;
       this.#resume = null;
       this.last = Math.max(this.last, streamPosition?.offset ?? 0);
+      if (!returned) this.#showPast();
+      this.#countSoon();
       if (divider) divider.textContent = resumed ? resumeText(missed) : 'back, but what was missed is no longer there';
       this.#setState('up', 'Connected');
       this.#scrollDown(true);
@@ -109,6 +120,34 @@ export class Pane {
     this.#add(messageRow({ data, offset, took, recovered }));
     while (this.offsets.length > kept) this.start = this.offsets.shift();
     this.#changed();
+  }
+
+  // What was published before the page was opened, so that it does not begin empty.
+  async #showPast() {
+    const start = this.start;
+    try {
+      const { publications } = await this.#subscription.history({ limit: past, reverse: true });
+      const before = publications.filter(({ offset }) => offset <= start);
+      this.#parts.messages.prepend(...before.reverse().map(({ data, offset }) => messageRow({ data, offset, took: null, recovered: false, old: true })));
+      if (before.length > 0) this.#parts.empty.hidden = true;
+      this.#scrollDown(true);
+    } catch {
+      // The past is a courtesy: without it the pane begins with what comes.
+    }
+  }
+
+  // Joins and leaves come in crowds; the count of the moment is asked for once after each.
+  async #countSoon() {
+    if (this.#counting) return;
+    this.#counting = true;
+    await new Promise((resolve) => setTimeout(resolve, 200));
+    this.#counting = false;
+    try {
+      const { numClients } = await this.#subscription.presenceStats();
+      this.#parts.count.textContent = numClients;
+    } catch {
+      this.#parts.count.textContent = '–';
+    }
   }
 
   #divide(kind, text) {
@@ -170,16 +209,16 @@ export class Pane {
   }
 }
 
-function messageRow({ data, offset, took, recovered }) {
+function messageRow({ data, offset, took, recovered, old }) {
   const row = document.createElement('li');
-  row.className = recovered ? 'message recovered' : 'message';
+  row.className = recovered ? 'message recovered' : old ? 'message old' : 'message';
   const from = typeof data?.from === 'string' && data.from !== '' ? data.from.slice(0, 8) : null;
   const origin = cell('origin', from ?? 'SQL/API', from ? `typed on replica ${from}` : 'published from SQL or over HTTP');
   origin.dataset.from = from ?? '';
   row.append(
     origin,
     cell('text', typeof data?.text === 'string' ? data.text : JSON.stringify(data)),
-    cell('took', duration(took), recovered ? 'recovered after a cut' : 'from publish to receive'),
+    cell('took', duration(took), recovered ? 'recovered after a cut' : old ? 'from the history' : 'from publish to receive'),
     cell('offset', shortened(offset), `offset ${offset}`),
   );
   return row;

@@ -14,7 +14,7 @@ import (
 // Thousands of clients that recover at once, from a database that is slow, leave the pool to other requests.
 func TestRecoveriesLeaveThePoolUsable(t *testing.T) {
 	t.Parallel()
-	pool, err := db.NewPool(t.Context(), db.PoolConfig{URL: dbtest.New(t), MaxConns: maxRecovering + 2, MaxWaiting: 1})
+	pool, err := db.NewPool(t.Context(), db.PoolConfig{URL: dbtest.New(t), MaxConns: maxTurns + 2, MaxWaiting: 1})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -29,13 +29,13 @@ func TestRecoveriesLeaveThePoolUsable(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 500 {
 		wg.Go(func() {
-			got, err := l.recover(t.Context(), "room:1", since, m[1].Offset)
+			got, err := l.recover(t.Context(), "room:1", since, m[1].Offset, kept{})
 			if err != nil || len(got) != 1 {
 				t.Errorf("%d messages, %v", len(got), err)
 			}
 		})
 	}
-	for deadline := time.Now().Add(5 * time.Second); db.PoolStats(pool).InUse < maxRecovering+1; {
+	for deadline := time.Now().Add(5 * time.Second); db.PoolStats(pool).InUse < maxTurns+1; {
 		if time.Now().After(deadline) {
 			t.Fatal("the recoveries did not begin")
 		}
@@ -54,12 +54,12 @@ func TestRecoveriesLeaveThePoolUsable(t *testing.T) {
 	}
 	wg.Wait()
 	// Whoever leaves while it waits is not read for.
-	for range maxRecovering {
-		l.recovering <- struct{}{}
+	for range maxTurns {
+		l.turns <- struct{}{}
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err = l.recover(ctx, "room:1", since, m[1].Offset); !errors.Is(err, context.Canceled) {
+	if _, err = l.recover(ctx, "room:1", since, m[1].Offset, kept{}); !errors.Is(err, context.Canceled) {
 		t.Errorf("%v", err)
 	}
 }

@@ -6,9 +6,10 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/multitracer"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"forgewire/infra/monitor"
 )
 
 // gate bounds how many wait for a connection and for how long, and counts. pgxpool does neither, but it lets
@@ -47,6 +48,7 @@ type acquire struct {
 	parent          context.Context
 	cancel          context.CancelFunc
 	refused         bool
+	timer           monitor.Timer
 }
 
 // Err returns the caller's own reason before the pool's.
@@ -71,7 +73,7 @@ func (a *acquire) Value(key any) any {
 
 // TraceAcquireStart lets an acquire begin, or gives it a context that has already ended.
 func (g *gate) TraceAcquireStart(ctx context.Context, _ *pgxpool.Pool, _ pgxpool.TraceAcquireStartData) context.Context {
-	a := &acquire{parent: ctx}
+	a := &acquire{parent: ctx, timer: monitor.Span(ctx, monitor.PoolWait)}
 	a.Context, a.cancel = context.WithTimeout(ctx, g.timeout)
 	if g.acquiring.Add(1)+g.inUse.Load() > g.most {
 		a.refused = true
@@ -85,6 +87,7 @@ func (g *gate) TraceAcquireEnd(ctx context.Context, _ *pgxpool.Pool, d pgxpool.T
 	g.acquiring.Add(-1)
 	if a, ok := ctx.Value(acquireKey{}).(*acquire); ok {
 		a.cancel()
+		a.timer.End()
 	}
 	switch {
 	case d.Err == nil:
@@ -99,14 +102,6 @@ func (g *gate) TraceAcquireEnd(ctx context.Context, _ *pgxpool.Pool, d pgxpool.T
 
 // TraceRelease counts a connection that is given back.
 func (g *gate) TraceRelease(*pgxpool.Pool, pgxpool.TraceReleaseData) { g.inUse.Add(-1) }
-
-// TraceQueryStart makes the gate a tracer; queries are not its business.
-func (g *gate) TraceQueryStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQueryStartData) context.Context {
-	return ctx
-}
-
-// TraceQueryEnd has nothing to do.
-func (g *gate) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
 
 // withGate is several tracers, one of which is the gate.
 type withGate struct {

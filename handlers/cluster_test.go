@@ -16,11 +16,13 @@ import (
 
 	"github.com/coder/websocket"
 	"github.com/go-chi/chi/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/santhosh-tekuri/jsonschema/v6"
 
 	"forgewire/db"
 	"forgewire/db/dbtest"
 	"forgewire/handlers"
+	"forgewire/infra/monitor"
 	"forgewire/realtime"
 )
 
@@ -51,7 +53,7 @@ func newCluster(t *testing.T, change func(*handlers.Config)) *cluster {
 		ctx, stop := context.WithCancel(context.Background())
 		ended := make(chan error, 1)
 		go func() { ended <- node.Run(ctx) }()
-		cfg := handlers.Config{Node: node, Logger: logger, APIKey: apiKey, MaxPublicationBytes: 1 << 20, Version: "test"}
+		cfg := handlers.Config{Monitor: monitor.New(), Pools: map[string]*pgxpool.Pool{"requests": pool}, Node: node, Logger: logger, APIKey: apiKey, MaxPublicationBytes: 1 << 20, Version: "test"}
 		if change != nil {
 			change(&cfg)
 		}

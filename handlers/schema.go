@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"reflect"
 	"strings"
+	"time"
 )
 
 // object is a JSON object that is put together by hand.
@@ -16,6 +17,8 @@ func schemaOf(t reflect.Type, request bool) object {
 	switch {
 	case t == reflect.TypeFor[json.RawMessage]():
 		return object{} // any JSON
+	case t == reflect.TypeFor[time.Time]():
+		return object{"type": "string", "format": "date-time"}
 	case t.Kind() == reflect.Pointer:
 		return schemaOf(t.Elem(), request)
 	}

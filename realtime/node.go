@@ -64,6 +64,7 @@ type Node struct {
 	presence  *presence
 	surveys   *surveys
 	pending   atomic.Int64 // see ShrinkBuffers
+	gather    atomic.Pointer[func() []byte]
 	stats     stats
 	sessions  sessions
 	relay     *relay

@@ -18,6 +18,7 @@ import (
 	"forgewire/infra/config"
 	"forgewire/infra/logging"
 	"forgewire/infra/memory"
+	"forgewire/infra/monitor"
 	"forgewire/realtime"
 )
 
@@ -68,10 +69,12 @@ func newApp(cfg appConfig) (*app, error) {
 		closePools()
 		return nil, err
 	}
-	routes, err := handlers.Routes(handlers.Config{
+	web := handlers.Config{
+		Monitor: monitor.New(), Pools: map[string]*pgxpool.Pool{"requests": pool, "publish": publishPool},
 		Node: node, Logger: logger, APIKey: cfg.APIKey.Reveal(), MaxPublicationBytes: cfg.MaxPublicationBytes,
 		Memory: governor, Version: version, MetricsElsewhere: cfg.MetricsPort != 0, Home: cfg.Demo, ClientIPHeader: cfg.ClientIPHeader,
-	})
+	}
+	routes, err := handlers.Routes(web)
 	if err != nil {
 		closePools()
 		return nil, err
@@ -81,7 +84,7 @@ func newApp(cfg appConfig) (*app, error) {
 	a := &app{cfg: cfg, closePools: closePools, memory: governor, cleanup: cleanup, node: node, server: newServer(routes, logger)}
 	if cfg.MetricsPort != 0 {
 		mux := http.NewServeMux()
-		mux.Handle("GET /metrics", handlers.Metrics(node))
+		mux.Handle("GET /metrics", handlers.Metrics(web))
 		a.metrics = newServer(mux, logger)
 	}
 	return a, nil

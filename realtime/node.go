@@ -15,6 +15,7 @@ import (
 	"github.com/google/uuid"
 	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -236,6 +237,9 @@ func (n *Node) Publish(ctx context.Context, messages ...Message) ([]Message, err
 		if err := n.Check(&messages[i]); err != nil {
 			return nil, err
 		}
+	}
+	if trace.SpanFromContext(ctx).IsRecording() && len(messages) > 0 {
+		return n.publishTraced(ctx, messages)
 	}
 	return n.publisher.Publish(ctx, messages...)
 }

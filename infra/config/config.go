@@ -65,6 +65,13 @@ type Config struct {
 	RetentionBytes      int64         `env:"FORGEWIRE_RETENTION_BYTES" envDefault:"1073741824" min:"16777216" meaning:"how large the log may grow before its oldest messages go, in bytes" example:"1073741824"`
 	ShutdownTimeout     time.Duration `env:"FORGEWIRE_SHUTDOWN_TIMEOUT" envDefault:"10s" min:"1ms" meaning:"longest time that a stopping replica takes to drain" example:"10s"`
 
+	// Traces. The exporter and the SDK read the other OTEL_ variables themselves (headers, sampler, service name, …).
+
+	TraceEndpoint string `env:"OTEL_EXPORTER_OTLP_ENDPOINT" aliases:"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT" meaning:"where OpenTelemetry traces go, over HTTP; without it there are none, unless OTEL_TRACES_EXPORTER=otlp" example:"http://localhost:4318"`
+	TraceExporter string `env:"OTEL_TRACES_EXPORTER" oneof:"otlp none" meaning:"otlp sends traces, none does not, whatever else is set" example:"otlp"`
+	TraceProtocol string `env:"OTEL_EXPORTER_OTLP_PROTOCOL" aliases:"OTEL_EXPORTER_OTLP_TRACES_PROTOCOL" oneof:"http/protobuf" meaning:"how traces are sent: only so" example:"http/protobuf"`
+	TraceDisabled bool   `env:"OTEL_SDK_DISABLED" meaning:"true switches traces off" example:"true"`
+
 	// Logs.
 
 	LogLevel  slog.Level `env:"FORGEWIRE_LOG_LEVEL" envDefault:"info" oneof:"debug info warn error" meaning:"least level that is logged" example:"info"`
@@ -209,4 +216,9 @@ func resolve(vars []Variable, given map[string]string) (values, source map[strin
 		}
 	}
 	return values, source
+}
+
+// Traces says whether traces are to be sent.
+func (c *Config) Traces() bool {
+	return !c.TraceDisabled && c.TraceExporter != "none" && (c.TraceEndpoint != "" || c.TraceExporter == "otlp")
 }

@@ -40,9 +40,21 @@ func TestTenReplicasMigrateAtOnce(t *testing.T) {
 	if err = db.CheckMigrated(ctx, conn); err != nil {
 		t.Fatalf("after: %v", err)
 	}
+	// Of river's migrations all are there, and CheckMigrated knows of all; if this fails after river was
+	// upgraded, queueVersion is to be raised.
+	var queue int
+	if err = conn.QueryRow(ctx, "SELECT max(version) FROM forgewire.river_migration WHERE line = 'main'").Scan(&queue); err != nil || queue != 8 {
+		t.Fatalf("the queue's version is %d, %v", queue, err)
+	}
 	var logs int
 	if err = conn.QueryRow(ctx, "SELECT count(*) FROM forgewire.log").Scan(&logs); err != nil || logs != 1 {
 		t.Fatalf("%d logs, %v", logs, err)
+	}
+	if _, err = conn.Exec(ctx, "DELETE FROM forgewire.river_migration WHERE version = 8"); err != nil {
+		t.Fatal(err)
+	}
+	if err = db.CheckMigrated(ctx, conn); !errors.Is(err, db.ErrNotMigrated) {
+		t.Fatalf("without one of the queue's: %v", err)
 	}
 }
 

@@ -38,6 +38,9 @@ func Migrate(ctx context.Context, url string) error {
 	if _, err = conn.ExecContext(ctx, createSchema); err != nil {
 		return fmt.Errorf("create schema forgewire: %w", err)
 	}
+	if err = migrateQueue(ctx, url); err != nil {
+		return err
+	}
 	p, err := provider(conn)
 	if err != nil {
 		return err
@@ -69,6 +72,13 @@ func CheckMigrated(ctx context.Context, q interface {
 		return fmt.Errorf("read the schema's version: %w", err)
 	}
 	if have < newest() {
+		return ErrNotMigrated
+	}
+	err = q.QueryRow(ctx, `SELECT coalesce(max(version), 0) FROM forgewire.river_migration WHERE line = 'main'`).Scan(&have)
+	if err != nil {
+		return fmt.Errorf("read the queue's version: %w", err)
+	}
+	if have < queueVersion {
 		return ErrNotMigrated
 	}
 	return nil

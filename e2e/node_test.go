@@ -49,3 +49,14 @@ func TestNodeClient(t *testing.T) {
 		t.Errorf("%d of 5 are ok:\n%s", n, out)
 	}
 }
+
+// A published SDK of Centrifugo's server API works unchanged.
+func TestServerSDK(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, 2, options{env: []string{`FORGEWIRE_NAMESPACES={"namespaces":[{"name":"here","presence":true}]}`}})
+	out := node(t, "node/cent.mjs", "A="+c.replicas[0].addr, "B="+c.replicas[1].addr, "API_KEY="+apiKey,
+		"TOKEN="+sign(t, tokenSecret, "ann", time.Hour))
+	if n := strings.Count(out, "ok   "); n != 12 {
+		t.Errorf("%d of 12 are ok:\n%s", n, out)
+	}
+}

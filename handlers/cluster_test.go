@@ -22,6 +22,7 @@ import (
 	"forgewire/db"
 	"forgewire/db/dbtest"
 	"forgewire/handlers"
+	"forgewire/handlers/access"
 	"forgewire/infra/monitor"
 	"forgewire/realtime"
 )
@@ -53,7 +54,8 @@ func newCluster(t *testing.T, change func(*handlers.Config)) *cluster {
 		ctx, stop := context.WithCancel(context.Background())
 		ended := make(chan error, 1)
 		go func() { ended <- node.Run(ctx) }()
-		cfg := handlers.Config{Monitor: monitor.New(), Pools: map[string]*pgxpool.Pool{"requests": pool}, Node: node, Logger: logger, APIKey: apiKey, MaxPublicationBytes: 1 << 20, Version: "test"}
+		gate := must(access.New(access.Config{Pool: pool, Logger: logger, ServerKey: apiKey, Retention: 24 * time.Hour, Flush: time.Second}))
+		cfg := handlers.Config{Monitor: monitor.New(), Pools: map[string]*pgxpool.Pool{"requests": pool}, Node: node, Gate: gate, Logger: logger, APIKey: apiKey, MaxPublicationBytes: 1 << 20, Version: "test"}
 		if change != nil {
 			change(&cfg)
 		}

@@ -34,6 +34,12 @@ var (
 	metricFlushFailed   = describe("publisher_flush_failed_count", "Flushes that failed.")
 	metricShardEvents   = describe("hub_queue_max", "Notifications that wait in the shard that is furthest behind.")
 	metricPresenceDirty = describe("presence_waiting", "Members that wait to be written.")
+	metricHookFailed    = describe("proxy_errors", "Calls of hooks that were not answered as they must be.")
+	metricHookRefused   = describe("proxy_refused_count", "Calls of hooks that were not made: too many were under way.")
+	metricWebhookSent   = describe("webhook_delivered_count", "Requests that the webhooks' receiver took.")
+	metricWebhookFailed = describe("webhook_failed_count", "Attempts that the webhooks' receiver did not take, which are made again.")
+	metricWebhookGaveUp = describe("webhook_discarded_count", "Requests that the webhooks' receiver never took.")
+	metricWebhookLost   = describe("webhook_dropped_count", "Events that were lost while the database was away.")
 )
 
 func describe(name, help string, labels ...string) *prometheus.Desc {
@@ -78,6 +84,9 @@ func (c nodeCollector) Collect(out chan<- prometheus.Metric) {
 	for d, v := range map[*prometheus.Desc]uint64{
 		metricPublished: s.Messages.Published, metricReceived: s.Messages.Received, metricCommands: s.Messages.Commands, metricSent: s.Messages.Sent,
 		metricAccepted: s.Connections.Accepted, metricFlushFailed: s.Flushes.Failed,
+		metricHookFailed: s.Hooks.Failed, metricHookRefused: s.Hooks.Refused,
+		metricWebhookSent: s.Webhooks.Delivered, metricWebhookFailed: s.Webhooks.Failed,
+		metricWebhookGaveUp: s.Webhooks.Discarded, metricWebhookLost: s.Webhooks.Dropped,
 	} {
 		send(d, prometheus.CounterValue, float64(v))
 	}

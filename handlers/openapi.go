@@ -1,6 +1,7 @@
 package handlers
 
 import (
+	"maps"
 	"net/http"
 	"reflect"
 	"strings"
@@ -65,6 +66,7 @@ func document(version string, methods []method) object {
 		}
 		all[p.path].(object)[p.method] = p.operation()
 	}
+	maps.Copy(all, v1())
 	return object{
 		"openapi":           "3.1.0",
 		"jsonSchemaDialect": "https://json-schema.org/draft/2020-12/schema",
@@ -74,7 +76,8 @@ func document(version string, methods []method) object {
 		"components": object{
 			"schemas": object{"Error": structSchema(reflect.TypeFor[realtime.Error](), false)},
 			"securitySchemes": object{
-				"key": object{"type": "apiKey", "in": "header", "name": "X-API-Key"},
+				"key":    object{"type": "apiKey", "in": "header", "name": "X-API-Key"},
+				"bearer": object{"type": "http", "scheme": "bearer"},
 			},
 		},
 	}

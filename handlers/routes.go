@@ -9,20 +9,24 @@ import (
 	"github.com/go-chi/chi/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"forgewire/handlers/access"
 	"forgewire/infra/memory"
 	"forgewire/infra/monitor"
+	"forgewire/infra/tracing"
 	"forgewire/realtime"
 )
 
 // Config says what the handlers serve.
 type Config struct {
 	Node                *realtime.Node
+	Gate                *access.Gate
 	Logger              *slog.Logger
 	APIKey              string // "" disables the server API
 	MaxPublicationBytes int
 	Monitor             *monitor.Monitor
 	Pools               map[string]*pgxpool.Pool // by name, for the figures
 	Memory              *memory.Governor         // nil for none
+	Tracing             *tracing.Tracing         // nil for none
 	Version             string                   // of the binary
 	MetricsElsewhere    bool                     // Metrics is served on a port of its own
 	Home                http.Handler             // what "/" shows; nil for nothing
@@ -47,8 +51,8 @@ type server struct {
 
 // Routes returns the handler of everything that a replica serves.
 func Routes(cfg Config) (http.Handler, error) {
-	if cfg.Node == nil || cfg.Logger == nil || cfg.Monitor == nil {
-		return nil, errors.New("handlers: Node, Logger and Monitor are required")
+	if cfg.Node == nil || cfg.Gate == nil || cfg.Logger == nil || cfg.Monitor == nil {
+		return nil, errors.New("handlers: Node, Gate, Logger and Monitor are required")
 	}
 	s := &server{
 		node:    cfg.Node,
@@ -65,7 +69,7 @@ func Routes(cfg Config) (http.Handler, error) {
 	s.methods = methods(s)
 	s.document = document(cfg.Version, s.methods)
 	r := chi.NewRouter()
-	r.Use(s.observe, s.requestID, s.recover)
+	r.Use(s.observe, cfg.Tracing.Middleware, s.requestID, s.recover)
 	if cfg.ClientIPHeader != "" {
 		r.Use(clientIP(cfg.ClientIPHeader))
 	}
@@ -88,23 +92,32 @@ func Routes(cfg Config) (http.Handler, error) {
 	}
 
 	r.With(s.authorize).Get("/v1/stats", s.v1Stats)
+	r.Group(func(r chi.Router) {
+		r.Use(cfg.Gate.Authenticate)
+		r.Get("/v1/runs", cfg.Gate.ListRuns)
+		r.Get("/v1/runs/{id}", cfg.Gate.GetRun)
+		r.Get("/v1/usage", cfg.Gate.Usage)
+	})
 
 	// The document has no secrets, and tools fetch it without headers.
 	r.Get("/api/openapi.json", s.openAPI)
-	r.Route("/api", func(r chi.Router) {
-		r.Use(s.authorize, s.weigh)
-		for _, m := range s.methods {
-			if m.name == "history" {
-				r.With(s.shed).Post("/"+m.name, s.handle(m))
-				continue
-			}
-			r.Post("/"+m.name, s.handle(m))
-		}
-		r.Post("/batch", s.batch)
-		r.Get("/stats", s.stats)
-	})
+	r.Route("/api", s.apiRoutes)
 	if cfg.Home != nil {
 		r.Handle("/*", cfg.Home)
 	}
 	return r, nil
+}
+
+// apiRoutes are the server API.
+func (s *server) apiRoutes(r chi.Router) {
+	r.Use(s.authorize, s.weigh)
+	for _, m := range s.methods {
+		if m.name == "history" {
+			r.With(s.shed).Post("/"+m.name, s.handle(m))
+			continue
+		}
+		r.Post("/"+m.name, s.handle(m))
+	}
+	r.Post("/batch", s.batch)
+	r.Get("/stats", s.stats)
 }

@@ -31,7 +31,7 @@ func schemaOf(t reflect.Type, request bool) object {
 		return object{"type": "number"}
 	case reflect.Uint16, reflect.Uint32, reflect.Uint64:
 		return object{"type": "integer", "minimum": 0}
-	case reflect.Int, reflect.Int64:
+	case reflect.Int, reflect.Int32, reflect.Int64:
 		return object{"type": "integer"}
 	case reflect.Slice:
 		return object{"type": "array", "items": schemaOf(t.Elem(), request)}
@@ -68,6 +68,9 @@ func structSchema(t reflect.Type, request bool) object {
 			name = f.Name
 		}
 		properties[name] = schemaOf(f.Type, request)
+		if f.Type.Kind() == reflect.Pointer && !request && !strings.Contains(options, "omitempty") {
+			properties[name] = object{"anyOf": []object{schemaOf(f.Type, request), {"type": "null"}}}
+		}
 		if request && f.Tag.Get("api") == "required" || !request && !(tagged && strings.Contains(options, "omitempty")) {
 			required = append(required, name)
 		}

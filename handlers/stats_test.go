@@ -73,6 +73,10 @@ func TestV1Stats(t *testing.T) {
 		t.Fatal(err)
 	}
 
+	eventually(t, "the handshake's handler has ended", func() bool {
+		_, body := c.request(t, 0, http.MethodGet, "/v1/stats", apiKey, "")
+		return strings.Contains(body, `"/connection/websocket"`)
+	})
 	mine := get(0, "/v1/stats").Replica
 	publish := of(t, mine.HTTP, "POST", "/api/publish")
 	if publish.Statuses["2xx"] != 3 || publish.Window.Count != 3 || publish.Total.Count != 3 || publish.Window.P50 <= 0 {

@@ -123,6 +123,10 @@ func TestAttacks(t *testing.T) {
 		"a large ping":              {"", func(s *rawSocket) { _ = s.frame(fin|ping, strings.Repeat("x", 126)) }, 1002},
 		"a fragmented ping":         {"", func(s *rawSocket) { _ = s.frame(ping, "x") }, 1002},
 		"a reserved opcode":         {"", func(s *rawSocket) { _ = s.frame(fin|0x03, "") }, 1002},
+		"a message in a message":    {"", func(s *rawSocket) { _ = s.frame(0x01, "{"); _ = s.frame(opText, "{}") }, 1002},
+		"no UTF-8":                  {"", func(s *rawSocket) { _ = s.frame(opText, "{\"id\":1,\"connect\":{\"name\":\"\xff\"}}\xff") }, 3501},
+		"a close code of nobody":    {"", func(s *rawSocket) { _ = s.frame(opClose, "\x03\xec") }, 1002},
+		"a close":                   {"", func(s *rawSocket) { _ = s.frame(opClose, "\x03\xe8bye") }, 1000},
 		"a continuation of nothing": {"", func(s *rawSocket) { _ = s.frame(fin, "x") }, 1002},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -145,6 +149,41 @@ func TestAttacks(t *testing.T) {
 		}
 		if bytes.Contains(p, []byte(`"id":2`)) {
 			return
+		}
+	}
+}
+
+// A message may come in fragments, with control frames between them, and in every size of length field.
+func TestFragments(t *testing.T) {
+	t.Parallel()
+	r := newTestReplica(t, dbtest.New(t), nil)
+	s := dialRaw(t, r, "")
+	_ = s.frame(0x01, `{"id":1,`)
+	_ = s.frame(0x80|0x09, "beat")
+	_ = s.frame(0x00, "")
+	_ = s.frame(0x80, `"connect":{}}`)
+	answered := map[string]bool{}
+	for len(answered) < 2 {
+		op, p, err := readFrame(s.r)
+		switch {
+		case err != nil:
+			t.Fatal(err)
+		case op == 0x80|0x0a && string(p) == "beat":
+			answered["pong"] = true
+		case bytes.Contains(p, []byte(`"connect"`)):
+			answered["connect"] = true
+		}
+	}
+	unmasked := dialRaw(t, r, "")
+	_, _ = unmasked.conn.Write([]byte{opText, 2, '{', '}'})
+	if _, _, err := readFrame(unmasked.r); !errors.Is(err, io.EOF) {
+		t.Errorf("an unmasked frame is answered, and %v", err)
+	}
+	for _, size := range []int{0, 125, 126, 65535, 65536} {
+		command := fmt.Sprintf(`{"id":2,"ping":{}%s}`, strings.Repeat(" ", size))
+		_ = s.frame(opText, command)
+		if _, p, err := readFrame(s.r); err != nil || !bytes.Contains(p, []byte(`"id":2`)) {
+			t.Errorf("%d bytes: %s, %v", len(command), p, err)
 		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net/http"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -28,24 +29,29 @@ type client struct {
 
 	// Owned by whoever handles a command: one at a time.
 	user      string
-	info      []byte    // JSON, of the token
 	identity  *identity // nil where no namespace asks the database
 	counted   bool      // among its user's connections
 	commands  bucket
 	publishes map[string]*bucket // by namespace, where it has a rate
+	headers   http.Header        // of the handshake: those that hooks are sent, nil for none
 
 	// Guarded by shard.mu.
-	connected bool
-	hasToken  bool
-	issued    time.Time // the token; zero if it does not say
-	expires   time.Time // the same; zero for never
-	subs      map[string]*subscription
-	staleAt   int // ticks
-	pingAt    int
-	pongBy    int // 0 while no pong is owed
-	first     []byte
-	rest      []byte
+	connected  bool
+	hasToken   bool
+	issued     time.Time // the token; zero if it does not say
+	expires    time.Time // the same, or what the connect hook said; zero for never
+	meta       []byte    // JSON, of the connect hook, for the others
+	refreshing bool      // the refresh hook is being asked
+	asking     bool      // the reader waits for a hook
+	waited     bool      // it was given the connect hook's time, beside its own, to connect
+	subs       map[string]*subscription
+	staleAt    int // ticks
+	pingAt     int
+	pongBy     int // 0 while no pong is owed
+	first      []byte
+	rest       []byte
 
+	info      atomic.Pointer[[]byte] // JSON, of the token or a hook, shown to others; nil for none
 	ponged    atomic.Bool
 	ended     atomic.Bool // it was told to go: what it still sends is not carried out
 	showsInfo atomic.Bool // one of its subscriptions has info
@@ -255,7 +261,7 @@ func (c *client) handle(ctx context.Context, cmd *protocol.Command) *Disconnect 
 	case cmd.PresenceStats != nil:
 		reply.PresenceStats, err = c.presenceStats(ctx, cmd.PresenceStats)
 	case cmd.Rpc != nil:
-		err = ErrNotAvailable
+		reply.Rpc, err = c.rpc(ctx, cmd.Rpc)
 	default:
 		err = ErrMethodNotFound
 	}

@@ -10,7 +10,7 @@ import (
 	"github.com/centrifugal/protocol"
 )
 
-// connect authenticates the connection, and makes the subscriptions that its token names.
+// connect says who is there, by a token or the connect hook, and makes the subscriptions that either names.
 func (c *client) connect(ctx context.Context, cmd *protocol.Command) *Disconnect {
 	if cmd.Id == 0 {
 		return badRequest("a command needs an id")
@@ -18,7 +18,7 @@ func (c *client) connect(ctx context.Context, cmd *protocol.Command) *Disconnect
 	if c.isConnected() {
 		return badRequest("connected already")
 	}
-	claims, err := c.authenticate(ctx, cmd.Connect.Token)
+	a, err := c.identify(ctx, cmd.Connect)
 	var d *Disconnect
 	if errors.As(err, &d) {
 		return d
@@ -27,24 +27,29 @@ func (c *client) connect(ctx context.Context, cmd *protocol.Command) *Disconnect
 		c.reply(&protocol.Reply{Id: cmd.Id, Error: c.errorFor(err).reply()})
 		return nil
 	}
-	if !c.admitted(claims) {
+	if !c.admitted(a.claims) {
 		return disconnectUserLimit
 	}
-	result := &protocol.ConnectResult{Client: c.id, Version: c.node.cfg.Version, Ping: pingInterval, Pong: true}
+	result := &protocol.ConnectResult{Client: c.id, Version: c.node.cfg.Version, Ping: pingInterval, Pong: true, Data: protocol.Raw(a.data)}
 	if c.session != "" {
 		result.Session, result.Node = c.session, c.node.id
 	}
-	if result.Expires, result.Ttl, d = c.accept(cmd.Connect.Token != "", claims); d != nil {
+	if result.Expires, result.Ttl, d = c.accept(cmd.Connect.Token != "", a.claims); d != nil {
 		return d
 	}
+	if c.format == events {
+		a.subs = nil // one stream brings one channel
+	}
 	var subs []*subscription
-	if result.Subs, subs, err = c.joinAll(ctx, claims.Subs, cmd.Connect.Subs); err != nil {
+	if result.Subs, subs, err = c.joinAll(ctx, a.subs, cmd.Connect.Subs); err != nil {
 		c.node.logger.Warn("a client's channels could not be joined", "client", c.id, "error", err)
 		return disconnectInsufficient
 	}
+	c.headers = c.node.hooks.keep(c.headers, true)
 	if !c.begin(&protocol.Reply{Id: cmd.Id, Connect: result}, subs...) {
 		return disconnectInsufficient
 	}
+	c.node.webhooks.connected(c)
 	return nil
 }
 
@@ -81,7 +86,7 @@ func (c *client) authenticate(ctx context.Context, token string) (*Claims, error
 
 // accept takes the connection as good until its token ends, and returns what the client is told of that.
 func (c *client) accept(hasToken bool, claims *Claims) (expires bool, seconds uint32, d *Disconnect) {
-	c.info = claims.Info
+	c.show(claims.Info)
 	if c.node.authorizer != nil {
 		c.identity = identityOf(c.user, claims.raw)
 	}
@@ -96,7 +101,7 @@ func (c *client) accept(hasToken bool, claims *Claims) (expires bool, seconds ui
 	if claims.ExpiresAt != nil {
 		c.expires = claims.ExpiresAt.Time
 	}
-	expires, seconds = ttl(c.expires)
+	expires, seconds = c.tells(c.expires)
 	return expires, seconds, nil
 }
 
@@ -126,12 +131,29 @@ func (c *client) publish(ctx context.Context, req *protocol.PublishRequest) erro
 	if why := checkChannel(channel); why != "" {
 		return ErrBadRequest.With(why)
 	}
-	if err := c.mayPublish(ctx, channel, c.node.cfg.Namespaces.of(channel)); err != nil {
+	info := &Info{User: c.user, Client: c.id, ConnInfo: c.connInfo(), ChanInfo: c.infoOn(channel)}
+	m := Message{Channel: channel, Data: bytes.Clone(req.Data), Meta: Meta{Info: info}}
+	if err := c.mayPublish(ctx, &m); err != nil {
 		return err
 	}
-	info := &Info{User: c.user, Client: c.id, ConnInfo: c.info, ChanInfo: c.infoOn(channel)}
-	_, err := c.node.Publish(ctx, Message{Channel: channel, Data: bytes.Clone(req.Data), Meta: Meta{Info: info}})
+	_, err := c.node.Publish(ctx, m)
 	return err
+}
+
+// connInfo is what others are shown of the client.
+func (c *client) connInfo() []byte {
+	if info := c.info.Load(); info != nil {
+		return *info
+	}
+	return nil
+}
+
+func (c *client) show(info []byte) {
+	if len(info) == 0 {
+		c.info.Store(nil)
+		return
+	}
+	c.info.Store(&info)
 }
 
 // history pages through a channel's past. Who may follow the channel may read it.

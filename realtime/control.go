@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/centrifugal/protocol"
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // control is what one replica tells all, itself included, through NOTIFY: commands that concern connections,
@@ -45,10 +46,20 @@ const (
 	opAnnounce    = "announce"
 	opAsk         = "ask"
 	opAnswer      = "answer"
+	opWebhooks    = "webhooks"  // something is queued for the webhooks
+	opOccupancy   = "occupancy" // a replica has channels with webhooks now, or is leaving
 )
 
+// execer is the pool, or a transaction.
+type execer interface {
+	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
+}
+
 // tell sends a control to every replica.
-func (n *Node) tell(ctx context.Context, c control) error {
+func (n *Node) tell(ctx context.Context, c control) error { return tellIn(ctx, n.cfg.Pool, c) }
+
+// tellIn sends a control to every replica if and when q's transaction commits.
+func tellIn(ctx context.Context, q execer, c control) error {
 	b, err := json.Marshal(c)
 	if err != nil {
 		return fmt.Errorf("encode a control: %w", err)
@@ -56,7 +67,7 @@ func (n *Node) tell(ctx context.Context, c control) error {
 	if len(b)+len(kindControl) > maxPayload {
 		return ErrLimitExceeded.With("the command is too large to be passed on")
 	}
-	if _, err = n.cfg.Pool.Exec(ctx, "SELECT pg_notify($1, $2)", notifyLog, kindControl+string(b)); err != nil {
+	if _, err = q.Exec(ctx, "SELECT pg_notify($1, $2)", notifyLog, kindControl+string(b)); err != nil {
 		return fmt.Errorf("tell the replicas: %w", err)
 	}
 	return nil
@@ -107,6 +118,10 @@ func (n *Node) handleControl(body []byte) {
 		if c.Node == n.id {
 			n.sessions.deliver(c.Session, c.Data) // one that has ended needs no command
 		}
+	case opWebhooks:
+		n.webhooks.queued()
+	case opOccupancy:
+		n.webhooks.told()
 	case opAnnounce:
 		n.announced(c.Channel, c.Data)
 	default:
@@ -161,6 +176,6 @@ func (c *client) refreshForServer(at time.Time) {
 		return // the reply to connect is under way
 	}
 	p := &protocol.Refresh{}
-	p.Expires, p.Ttl = ttl(at)
+	p.Expires, p.Ttl = c.tells(at)
 	c.send(c.format.encode(push(&protocol.Push{Refresh: p})))
 }

@@ -42,6 +42,7 @@ func (n *Node) dismiss() {
 		for _, c := range n.hub.all() {
 			_ = c.out.Close() // it does not answer, or entered while we looked
 		}
+		n.endLife() // nor may a command that is under way keep us
 		<-gone
 	}
 }

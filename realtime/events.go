@@ -37,7 +37,7 @@ func encodeEvents(epoch string, replies []*protocol.Reply) (b []byte) {
 	for _, r := range replies {
 		switch {
 		case r.Error != nil:
-			b = appendEvent(b, eventError, "", toJSON(&Error{Code: r.Error.Code, Message: r.Error.Message}))
+			b = appendEvent(b, eventError, "", toJSON(refusal{Code: r.Error.Code, Message: r.Error.Message, Temporary: r.Error.Temporary}))
 		case r.Subscribe != nil:
 			b = appendSubscribed(b, r.Subscribe)
 		case r.Push != nil:
@@ -47,6 +47,13 @@ func encodeEvents(epoch string, replies []*protocol.Reply) (b []byte) {
 		}
 	}
 	return b
+}
+
+// refusal is an Error as this format has it.
+type refusal struct {
+	Code      uint32 `json:"code"`
+	Message   string `json:"message"`
+	Temporary bool   `json:"temporary,omitempty"`
 }
 
 func appendPush(b []byte, epoch string, p *protocol.Push) []byte {
@@ -69,6 +76,9 @@ func appendSubscribed(b []byte, s *protocol.SubscribeResult) []byte {
 			b = appendEvent(b, "", eventID(s.Epoch, p.Offset), p.Data)
 		}
 		return b
+	}
+	if !s.Recoverable && s.WasRecovering {
+		return appendEvent(b, eventReset, "", []byte("{}")) // nobody knows what was missed on such a channel
 	}
 	if !s.Recoverable {
 		return b
@@ -136,10 +146,6 @@ func (n *Node) ServeEvents(w http.ResponseWriter, r *http.Request, channel strin
 		}
 		c.alone()
 		c.sendReply(retry())
-		if o := n.cfg.Namespaces.of(channel); given && (o.Ephemeral || !o.Recovery) {
-			// Nobody knows what was missed on such a channel.
-			c.sendReply(appendEvent(nil, eventReset, "", []byte("{}")))
-		}
 		return c.obey(ctx, w, r, &protocol.Command{Id: 2, Subscribe: &protocol.SubscribeRequest{
 			Channel: channel, Recover: given, Offset: since.Offset, Epoch: since.Epoch}})
 	})
@@ -164,23 +170,22 @@ func (c *client) obey(ctx context.Context, w http.ResponseWriter, r *http.Reques
 		if !isError {
 			continue
 		}
-		var e Error
+		var e refusal
 		if err := json.Unmarshal(data, &e); err != nil {
-			e = *ErrInternal
+			e = refusal(*ErrInternal)
 		}
-		refuseStream(w, r, events, statusOf(e.Code), &e)
+		status := statusOf(e.Code)
+		if e.Temporary && status == http.StatusForbidden {
+			status = http.StatusServiceUnavailable // a hook's own error
+		}
+		refuseStream(w, r, events, status, &Error{Code: e.Code, Message: e.Message})
 		return false
 	}
 	return true
 }
 
-// alone leaves what the connection was subscribed to by the server: one stream brings one channel.
+// alone drops what the connection began with: a stream begins with its channel.
 func (c *client) alone() {
-	c.shard.mu.Lock()
-	defer c.shard.mu.Unlock()
-	for _, sub := range c.subs {
-		c.shard.unsubscribe(sub)
-	}
 	s := c.out.(*stream)
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -19,11 +19,15 @@ func (e *expiries) set(sub *subscription, at time.Time) {
 	}
 }
 
-// expire ends the subscriptions that are due. The client subscribes again by itself, with a new token, and goes
+// expire ends the subscriptions that are due, unless the sub_refresh hook renews them. The client subscribes again by itself, with a new token, and goes
 // on where it was; for a subscription that the server made it has to connect again. The caller holds mu.
 func (s *shard) expire(now time.Time) {
 	for len(s.expiring) > 0 && now.After(s.expiring[0].ends) {
 		sub := s.expiring[0]
+		if sub.renewable(now) {
+			sub.client.startSubRefresh(sub)
+			continue
+		}
 		s.end(sub, unsubscribeExpired, unsubscribeExpiredReason)
 		s.expiring.set(sub, time.Time{}) // ended or being joined: either way it is not due any more
 	}

@@ -6,35 +6,43 @@ import (
 	"math"
 	"strings"
 	"time"
+
+	"github.com/centrifugal/protocol"
 )
 
 // grant is what a client that may subscribe gets with it.
 type grant struct {
-	expires time.Time // of the subscription token, which the client can renew; zero for never
-	judged  time.Time // when the database must be asked again; zero for never
-	options SubscribeOptions
-	server  bool // the server made the subscription, not the client
+	expires  time.Time // of the token, which the client can renew, or of the hook's word; zero for never
+	judged   time.Time // when the database must be asked again; zero for never
+	options  SubscribeOptions
+	override override // what a hook changes of the channel's options
+	server   bool     // the server made the subscription, not the client
 }
 
-// ends is when the subscription is over, unless something renews it.
-func (g *grant) ends() time.Time {
-	at := g.judged
-	if !g.expires.IsZero() {
-		if late := g.expires.Add(expiredLeeway * time.Second); at.IsZero() || late.Before(at) {
-			at = late
-		}
+// due is when a subscription is over, unless something renews it. The sub_refresh hook is asked on time; a
+// client, which must see to it itself, gets some more.
+func (n *Node) due(expires, judged time.Time) time.Time {
+	if expires.IsZero() {
+		return judged
 	}
-	return at
+	if n.hooks.subRefresh == nil {
+		expires = expires.Add(expiredLeeway * time.Second)
+	}
+	if judged.IsZero() || expires.Before(judged) {
+		return expires
+	}
+	return judged
 }
 
-// maySubscribe decides whether the client may subscribe to a channel, with the token if it is not "". A token
-// must be good wherever it is given. Without one, "$" channels and closed namespaces are nobody's, and "#"
-// channels name their users. Where the namespace says so, the database must agree in any case; there its yes
-// opens what otherwise needs a token.
-func (c *client) maySubscribe(ctx context.Context, channel, token string) (g grant, err error) {
+// maySubscribe decides whether the client may subscribe to a channel, with the token if there is one. A token
+// must be good wherever it is given. Without one, "$" channels and closed namespaces are nobody's, "#" channels
+// name their users, and the subscribe hook must agree where the namespace has it; its yes opens a namespace
+// that is closed otherwise, but no "$" and no other user's "#" channel. Where the namespace says so, the
+// database must agree in any case; there its yes opens what otherwise needs a token.
+func (c *client) maySubscribe(ctx context.Context, channel string, req *protocol.SubscribeRequest) (g grant, err error) {
 	o := c.node.cfg.Namespaces.of(channel)
-	if token != "" {
-		claims, err := c.subscriptionToken(ctx, channel, token)
+	if req.Token != "" {
+		claims, err := c.subscriptionToken(ctx, channel, req.Token)
 		if err != nil {
 			return g, err
 		}
@@ -43,9 +51,14 @@ func (c *client) maySubscribe(ctx context.Context, channel, token string) (g gra
 			g.expires = claims.ExpiresAt.Time
 		}
 	} else {
-		closed := strings.HasPrefix(channel, "$") || !o.AllowSubscribeForClient
+		closed := strings.HasPrefix(channel, "$") || !o.AllowSubscribeForClient && !o.SubscribeProxy
 		if closed && !o.Authorize || c.user == "" && !o.AllowSubscribeForAnonymous || !namesUser(channel, c.user) {
 			return g, ErrPermissionDenied
+		}
+		if o.SubscribeProxy {
+			if g, err = c.askSubscribe(ctx, channel, req.Data); err != nil {
+				return g, err
+			}
 		}
 	}
 	return g, c.judge(ctx, channel, o, &g)
@@ -76,20 +89,27 @@ func (c *client) mayRead(ctx context.Context, channel string, o ChannelOptions) 
 	return err
 }
 
-// mayPublish decides whether the client may publish on a channel, now.
-func (c *client) mayPublish(ctx context.Context, channel string, o ChannelOptions) error {
-	allowed := o.Authorize || o.AllowPublishForClient || o.AllowPublishForSubscriber && c.isSubscribed(channel)
+// mayPublish decides whether the client may publish a message, now. The database and the publish hook must
+// both agree where the namespace has them; either's yes opens what otherwise needs an option. The hook, which
+// may change the message, comes last.
+func (c *client) mayPublish(ctx context.Context, m *Message) error {
+	o := c.node.cfg.Namespaces.of(m.Channel)
+	allowed := o.Authorize || o.PublishProxy || o.AllowPublishForClient || o.AllowPublishForSubscriber && c.isSubscribed(m.Channel)
 	if !allowed || c.user == "" && !o.AllowPublishForAnonymous {
 		return ErrPermissionDenied
 	}
-	if !c.mayPublishNow(channel, o) {
+	if !c.mayPublishNow(m.Channel, o) {
 		return ErrTooManyRequests
 	}
-	if !o.Authorize {
-		return nil
+	if o.Authorize {
+		if _, err := c.node.authorizer.ask(ctx, c.identity, m.Channel, actionPublish); err != nil {
+			return err
+		}
 	}
-	_, err := c.node.authorizer.ask(ctx, c.identity, channel, actionPublish)
-	return err
+	if o.PublishProxy {
+		return c.askPublish(ctx, m)
+	}
+	return nil
 }
 
 // subscriptionToken checks a token for a channel. What is wrong with it is in the log, not in the answer.

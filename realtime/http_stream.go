@@ -100,7 +100,9 @@ func (n *Node) serveStream(w http.ResponseWriter, r *http.Request, f format, beg
 	_ = s.rc.SetReadDeadline(time.Time{}) // not every ResponseWriter can; then the server's remain
 	_ = s.rc.SetWriteDeadline(time.Time{})
 	ctx, cancel := context.WithCancel(r.Context())
+	defer context.AfterFunc(n.life, cancel)() // a command that is under way ends with the replica
 	c := newClient(n, s, f)
+	c.headers = n.hooks.keep(r.Header, false)
 	n.join(c)
 	defer s.end()
 	defer c.shard.remove(c)

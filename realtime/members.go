@@ -19,10 +19,10 @@ var errCrowded = ErrLimitExceeded.With("too many members to list, ask for presen
 // arrive counts a subscription that became live among its channel's members. The caller holds the shard's mu.
 func (sub *subscription) arrive() {
 	c := sub.client
-	if !c.node.cfg.Namespaces.of(sub.channel).Presence || c.node.presence == nil {
+	if sub.hidden || !c.node.cfg.Namespaces.of(sub.channel).Presence || c.node.presence == nil {
 		return
 	}
-	sub.member = &protocol.ClientInfo{User: c.user, Client: c.id, ConnInfo: c.info, ChanInfo: sub.info}
+	sub.member = &protocol.ClientInfo{User: c.user, Client: c.id, ConnInfo: c.connInfo(), ChanInfo: sub.info}
 	c.node.presence.join(sub.channel, sub.member)
 }
 

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 	"time"
 )
@@ -122,7 +124,7 @@ func ParseNamespaces(text string) (*Namespaces, error) {
 		Without    *ChannelOptions   `json:"without_namespace"`
 		Namespaces []json.RawMessage `json:"namespaces"`
 	}{Without: &n.without}
-	if err := strict(data, data, &file); err != nil {
+	if err := strict("namespaces", data, data, &file); err != nil {
 		return nil, err
 	}
 	if why := n.without.check(); why != "" {
@@ -142,7 +144,7 @@ func (n *Namespaces) add(file, raw []byte) error {
 		Name string `json:"name"`
 		ChannelOptions
 	}{ChannelOptions: defaultOptions}
-	if err := strict(file, raw, &ns); err != nil {
+	if err := strict("namespaces", file, raw, &ns); err != nil {
 		return err
 	}
 	line := lineOf(file, raw, 0)
@@ -160,14 +162,14 @@ func (n *Namespaces) add(file, raw []byte) error {
 }
 
 // strict decodes part, which is all of the file or lies in it, and names the line of what it does not like.
-func strict(file, part []byte, into any) error {
+func strict(what string, file, part []byte, into any) error {
 	d := json.NewDecoder(bytes.NewReader(part))
 	d.DisallowUnknownFields()
 	if err := d.Decode(into); err != nil {
-		return fmt.Errorf("namespaces, line %d: %w", lineOf(file, part, int(d.InputOffset())), err)
+		return fmt.Errorf("%s, line %d: %w", what, lineOf(file, part, int(d.InputOffset())), err)
 	}
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return errors.New("namespaces: something follows the closing brace")
+		return fmt.Errorf("%s: something follows the closing brace", what)
 	}
 	return nil
 }
@@ -176,6 +178,11 @@ func strict(file, part []byte, into any) error {
 func lineOf(file, part []byte, offset int) int {
 	start := max(0, bytes.Index(file, part))
 	return 1 + bytes.Count(file[:min(start+offset, len(file))], []byte("\n"))
+}
+
+// all returns the options of every namespace.
+func (n *Namespaces) all() []ChannelOptions {
+	return append(slices.Collect(maps.Values(n.byName)), n.without)
 }
 
 // of returns the options of a channel.

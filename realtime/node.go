@@ -40,6 +40,9 @@ type Config struct {
 	AllowAnonymous      bool
 	AllowedOrigins      []string // host patterns beside the request's own host
 	Namespaces          *Namespaces
+	Hooks               *Hooks // nil for none
+	WebhookURL          string // where events are sent; "" for nowhere
+	WebhookSecret       string // that they are signed with
 	MaxConnections      int
 	MaxUserConnections  int // of one user on this replica; 0 for no limit, as for those below
 	MaxIPConnections    int // of one address on this replica
@@ -70,6 +73,8 @@ type Node struct {
 	sessions  sessions
 	relay     *relay
 	past      past
+	hooks     Hooks
+	webhooks  *webhooks                 // nil for none
 	hearers   map[string][]func([]byte) // by topic; fixed once Run has begun
 
 	verifier    *verifier
@@ -107,6 +112,9 @@ func New(cfg Config) (*Node, error) {
 	if err := n.guard(); err != nil {
 		return nil, err
 	}
+	if err := n.reachOut(); err != nil {
+		return nil, err
+	}
 	n.publisher = NewPublisher(NewLog(cfg.PublishPool))
 	n.relay = newRelay(cfg.PublishPool)
 	n.publisher.stats.arrivals = &n.hub.arrivals
@@ -114,11 +122,32 @@ func New(cfg Config) (*Node, error) {
 	n.presence = newPresence(cfg.PublishPool, n.logger, n.id, cfg.Name, func() bool { return n.hub.count.Load() > 0 },
 		func(channel string) bool { return cfg.Namespaces.of(channel).JoinLeave })
 	n.surveys = newSurveys()
-	n.listener = &listener{url: cfg.ListenURL, logger: n.logger, health: n.health, bell: n.drainer.ring, out: n.hub, control: n.handleControl, back: n.presence.check,
+	n.listener = &listener{url: cfg.ListenURL, logger: n.logger, health: n.health, bell: n.drainer.ring, out: n.hub, control: n.handleControl, back: n.relisten,
 		relearn: n.relearn}
 	n.listener.follower = &follower{log: n.listener, out: n.hub}
 	n.life, n.endLife = context.WithCancel(context.Background())
 	return n, nil
+}
+
+// reachOut makes what calls the team's backend.
+func (n *Node) reachOut() (err error) {
+	if n.cfg.Hooks != nil {
+		n.hooks = *n.cfg.Hooks
+	}
+	if err = n.hooks.check(n.cfg.Namespaces); err != nil {
+		return fmt.Errorf("realtime: %w", err)
+	}
+	if err = checkWebhooks(n.cfg); err != nil {
+		return err
+	}
+	n.webhooks, err = newWebhooks(n)
+	return err
+}
+
+// relisten is called whenever the listener has connected.
+func (n *Node) relisten() {
+	n.presence.check()
+	n.webhooks.reconnected()
 }
 
 // relearn reads what other replicas told while this one did not listen.
@@ -164,6 +193,7 @@ func (n *Node) Run(ctx context.Context) error {
 	feeds.Go(func() error { return n.presence.run(feed) })
 	feeds.Go(func() error { return n.answerSurveys(feed) })
 	feeds.Go(func() error { return n.maintain(feed) })
+	feeds.Go(func() error { return n.webhooks.run(feed) })
 
 	<-ctx.Done()
 	n.accepting.Lock()
@@ -175,6 +205,7 @@ func (n *Node) Run(ctx context.Context) error {
 	stopHub()
 	n.endLife()
 	n.clients.Wait()
+	n.hooks.close()
 	return errors.Join(err, shards.Wait())
 }
 
@@ -220,7 +251,7 @@ func (n *Node) Check(m *Message) error {
 	if err := check(m, n.cfg.MaxPublicationBytes); err != nil {
 		return err
 	}
-	m.ephemeral = n.cfg.Namespaces.of(m.Channel).Ephemeral
+	m.ephemeral = m.ephemeral || n.cfg.Namespaces.of(m.Channel).Ephemeral
 	if m.ephemeral && m.Key != "" {
 		return ErrBadRequest.With("an ephemeral channel keeps nothing, no idempotency key either")
 	}
@@ -348,6 +379,7 @@ func (n *Node) ServeWebSocket(w http.ResponseWriter, r *http.Request) {
 		f = wsProtobuf
 	}
 	c = newClient(n, hj.conn, f)
+	c.headers = n.hooks.keep(r.Header, false)
 	if n.full(n.hub.count.Add(1)) {
 		c.disconnect(disconnectLimit)
 	}

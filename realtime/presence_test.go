@@ -174,7 +174,7 @@ func TestPresence(t *testing.T) {
 	t.Parallel()
 	tn := newTown(t, 2)
 	alice, bob, nobody := visit(tn.nodes[0], "alice"), visit(tn.nodes[1], "bob"), visit(tn.nodes[0], "")
-	alice.info = []byte(`{"name":"Alice"}`)
+	alice.show([]byte(`{"name":"Alice"}`))
 	alice.subscribe(t, "room:1")
 	if r := alice.do(t, `"presence":{"channel":"room:1"}`); !strings.Contains(string(r["presence"]), `"conn_info":{"name":"Alice"}`) {
 		t.Errorf("alice does not find herself: %s", r)

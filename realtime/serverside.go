@@ -10,18 +10,18 @@ import (
 // joinAll makes the subscriptions that a connection begins with, and goes on where the client says that it
 // was. Those that the database refuses are left out, and so is what its position is worth once the reply is
 // as large as one may be.
-func (c *client) joinAll(ctx context.Context, wanted map[string]SubscribeOptions, was map[string]*protocol.SubscribeRequest) (map[string]*protocol.SubscribeResult, []*subscription, error) {
+func (c *client) joinAll(ctx context.Context, wanted map[string]grant, was map[string]*protocol.SubscribeRequest) (map[string]*protocol.SubscribeResult, []*subscription, error) {
 	if len(wanted) == 0 {
 		return nil, nil, nil
 	}
 	results := make(map[string]*protocol.SubscribeResult, len(wanted))
 	var subs []*subscription
 	size := 0
-	for channel, options := range wanted {
-		g := grant{options: options, server: true}
+	for channel, g := range wanted {
+		g.server = true
 		err := c.judge(ctx, channel, c.node.cfg.Namespaces.of(channel), &g)
 		if errors.Is(err, ErrPermissionDenied) {
-			c.node.logger.Info("a token's channel was refused by the database", "client", c.id, "channel", channel)
+			c.node.logger.Info("a channel was refused by the database", "client", c.id, "channel", channel)
 			continue
 		}
 		req := &protocol.SubscribeRequest{}

@@ -15,7 +15,7 @@ func TestTokenSubscriptions(t *testing.T) {
 	t.Parallel()
 	db := dbtest.New(t)
 	a, urlA := startNode(t, db, "", nil)
-	_, urlB := startNode(t, db, `{"without_namespace":{"allow_publish_for_subscriber":true}}`, nil)
+	b, urlB := startNode(t, db, `{"without_namespace":{"allow_publish_for_subscriber":true}}`, nil)
 	token := hs(joe("channels", []string{"news"}, "subs", map[string]any{"$me": map[string]any{"data": map[string]any{"a": 1}, "info": map[string]any{"role": "x"}}}))
 	w := joinedWith(t, urlA, token)
 	first := w.subs
@@ -28,7 +28,8 @@ func TestTokenSubscriptions(t *testing.T) {
 		t.Fatalf("%+v", r)
 	}
 	_ = w.ws.CloseNow()
-	must(a.Publish(t.Context(), message("news", 2), message("$me", 3), message("news", 4)))
+	missed := must(a.Publish(t.Context(), message("news", 2), message("$me", 3), message("news", 4)))
+	eventually(t, 10*time.Second, "the other replica has it", func() bool { return handedOn(b, missed[2].Offset) })
 	was := fmt.Sprintf(`"connect":{"token":%q,"subs":{"news":{"recover":true,"offset":%d,"epoch":%q},"$me":{"recover":true,"offset":1,"epoch":"another"},"stolen":{"recover":true}}}`,
 		token, first["news"].Offset, first["news"].Epoch)
 	w = &joinedWire{wire: dialWire(t, urlB)}

@@ -43,14 +43,17 @@ type channel struct {
 type subscription struct {
 	client  *client
 	channel string
-	view    *view    // nil for a plain one
-	from    uint64   // the client has everything up to here
-	live    bool     // false while the past is read from the log
-	held    []*burst // what arrived meanwhile
-	holds   int      // its size, in bytes
-	lost    bool     // what was read or held is not whole: the client must subscribe again
-	server  bool     // the server made it, not the client
-	info    []byte   // JSON, shown to others of the channel
+	view    *view     // nil for a plain one
+	from    uint64    // the client has everything up to here
+	live    bool      // false while the past is read from the log
+	held    []*burst  // what arrived meanwhile
+	holds   int       // its size, in bytes
+	lost    bool      // what was read or held is not whole: the client must subscribe again
+	server  bool      // the server made it, not the client
+	hidden  bool      // a hook keeps it out of the channel's presence
+	asking  bool      // the sub_refresh hook is being asked
+	info    []byte    // JSON, shown to others of the channel
+	expires time.Time // when it must be renewed; zero for never
 	judged  time.Time
 	ends    time.Time // zero for never
 	place   int       // in the shard's expiring; 0 for none
@@ -75,6 +78,10 @@ type shard struct {
 	sent     uint64 // messages given to clients
 
 	touched []*client // owned by run: who has something gathered
+
+	// watch is told of each channel that gets its first subscription here, and loses its last. Fixed; nil for
+	// nobody. The caller holds mu.
+	watch func(channel string, here bool)
 }
 
 func newShard() *shard {
@@ -240,6 +247,9 @@ func (s *shard) subscribe(sub *subscription) {
 	if ch == nil {
 		ch = &channel{subs: map[*subscription]struct{}{}}
 		s.channels[sub.channel] = ch
+		if s.watch != nil {
+			s.watch(sub.channel, true)
+		}
 	}
 	ch.subs[sub] = struct{}{}
 	sub.client.subs[sub.channel] = sub
@@ -254,6 +264,9 @@ func (s *shard) unsubscribe(sub *subscription) {
 	if ch := s.channels[sub.channel]; ch != nil {
 		if delete(ch.subs, sub); len(ch.subs) == 0 {
 			delete(s.channels, sub.channel)
+			if s.watch != nil {
+				s.watch(sub.channel, false)
+			}
 		}
 	}
 	sub.depart()
@@ -281,6 +294,9 @@ func (s *shard) remove(c *client) {
 		s.unsubscribe(sub)
 	}
 	delete(s.clients, c)
+	if c.connected {
+		c.node.webhooks.disconnected(c)
+	}
 	if s.users[c.user] != nil {
 		if delete(s.users[c.user], c); len(s.users[c.user]) == 0 {
 			delete(s.users, c.user)
@@ -312,11 +328,13 @@ func (s *shard) beat(now time.Time) {
 			if s.tick >= c.staleAt {
 				c.disconnect(disconnectStale)
 			}
+		case c.refreshDue(now):
+			c.startRefresh()
 		case !c.expires.IsZero() && now.After(c.expires.Add(expiredLeeway*time.Second)):
 			c.disconnect(disconnectExpired)
 		case c.pongBy != 0 && c.ponged.Load():
 			c.pongBy = 0
-		case c.pongBy != 0 && s.tick >= c.pongBy:
+		case c.pongBy != 0 && s.tick >= c.pongBy && !c.asking:
 			c.disconnect(disconnectNoPong)
 		}
 		if c.connected && s.tick >= c.pingAt {

@@ -13,6 +13,16 @@ type stats struct {
 	disconnects counts
 	accepted    atomic.Uint64 // connections
 	commands    atomic.Uint64 // of clients
+	hooks       struct {
+		failed  atomic.Uint64 // calls that were not answered as they must
+		refused atomic.Uint64 // calls that were not made: too many were under way
+	}
+	webhooks struct {
+		delivered atomic.Uint64 // requests that the receiver took
+		failed    atomic.Uint64 // attempts that it did not take, which are made again
+		discarded atomic.Uint64 // requests that it never took in all the days
+		dropped   atomic.Uint64 // events that were lost while the database was away for too long
+	}
 }
 
 // counts are numbers by reason.
@@ -45,6 +55,8 @@ type Stats struct {
 	Queues      QueueStats      `json:"queues"`
 	Listener    ListenerStats   `json:"listener"`
 	Flushes     FlushStats      `json:"flushes"`
+	Hooks       HookStats       `json:"hooks"`
+	Webhooks    WebhookStats    `json:"webhooks"`
 }
 
 // ConnectionStats are of clients.
@@ -91,6 +103,20 @@ type FlushStats struct {
 	Seconds  Histogram `json:"seconds"`  // that one took
 }
 
+// HookStats are of calls to the team's backend.
+type HookStats struct {
+	Failed  uint64 `json:"failed"`  // not answered as they must be: the client got a temporary error
+	Refused uint64 `json:"refused"` // not made: too many were under way
+}
+
+// WebhookStats are of what this replica sent to the webhooks' receiver.
+type WebhookStats struct {
+	Delivered uint64 `json:"delivered"` // requests that it took
+	Failed    uint64 `json:"failed"`    // attempts that it did not take, which are made again
+	Discarded uint64 `json:"discarded"` // requests that it never took, in days
+	Dropped   uint64 `json:"dropped"`   // events that were lost while the database was away for too long
+}
+
 // Stats returns this replica's figures. It looks at each client once, so it is for people and scrapers, not
 // for each request.
 func (n *Node) Stats() Stats {
@@ -106,6 +132,9 @@ func (n *Node) Stats() Stats {
 			PresenceDirty: n.presence.backlog()},
 		Listener: ListenerStats{Connected: n.health.isConnected(), LastNotificationAge: n.hub.arrivals.age(), Lag: n.hub.arrivals.lag.snapshot()},
 		Flushes:  n.publisher.stats.snapshot(),
+		Hooks:    HookStats{Failed: n.stats.hooks.failed.Load(), Refused: n.stats.hooks.refused.Load()},
+		Webhooks: WebhookStats{Delivered: n.stats.webhooks.delivered.Load(), Failed: n.stats.webhooks.failed.Load(),
+			Discarded: n.stats.webhooks.discarded.Load(), Dropped: n.stats.webhooks.dropped.Load()},
 	}
 	s.Connections.Slow = s.Connections.Disconnects[disconnectSlow.Code]
 	return s
@@ -158,7 +187,7 @@ type arrivals struct {
 	began    atomic.Int64
 	lag      histogram
 
-	deliveries deliveries // of traces
+	returns returns // of traced publishes
 }
 
 func (a *arrivals) heard() { a.last.Store(time.Now().UnixNano()) }
@@ -179,7 +208,7 @@ func (a *arrivals) delivered(messages []Message) {
 		return
 	}
 	a.at.Store(at)
-	a.deliveries.delivered(at)
+	a.returns.delivered(at)
 	if want := a.offset.Load(); want != 0 && at >= want && a.offset.CompareAndSwap(want, 0) {
 		a.lag.observe(time.Since(time.Unix(0, a.began.Load())).Seconds())
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"time"
 
 	"github.com/centrifugal/protocol"
 )
@@ -18,6 +19,9 @@ const maxChannelsPerClient = 1000
 // subscribe is the client's own wish.
 func (c *client) subscribe(ctx context.Context, cmd *protocol.Command) *Disconnect {
 	result, sub, err := c.subscribeTo(ctx, cmd.Subscribe)
+	if d := (*Disconnect)(nil); errors.As(err, &d) {
+		return d
+	}
 	if err != nil {
 		c.reply(&protocol.Reply{Id: cmd.Id, Error: c.errorFor(err).reply()})
 		return nil
@@ -34,7 +38,7 @@ func (c *client) subscribeTo(ctx context.Context, req *protocol.SubscribeRequest
 	if why := checkChannel(channel); why != "" {
 		return nil, nil, ErrBadRequest.With(why)
 	}
-	g, err := c.maySubscribe(ctx, channel, req.Token)
+	g, err := c.maySubscribe(ctx, channel, req)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -43,7 +47,7 @@ func (c *client) subscribeTo(ctx context.Context, req *protocol.SubscribeRequest
 
 // join adds the subscription and reads its past, if the client says in req that it has a position.
 func (c *client) join(ctx context.Context, channel string, g grant, req *protocol.SubscribeRequest) (*protocol.SubscribeResult, *subscription, error) {
-	o := c.node.cfg.Namespaces.of(channel)
+	o := g.override.apply(c.node.cfg.Namespaces.of(channel))
 	if req.Type != 0 {
 		return nil, nil, ErrNotAvailable.With("only stream subscriptions exist")
 	}
@@ -58,8 +62,9 @@ func (c *client) join(ctx context.Context, channel string, g grant, req *protoco
 		return nil, nil, err
 	}
 	r := &protocol.SubscribeResult{Data: protocol.Raw(g.options.Data), Delta: view.isDelta()}
-	r.Expires, r.Ttl = ttl(g.expires)
-	if o.Ephemeral || !o.Recovery && !req.Positioned {
+	r.Expires, r.Ttl = c.tellsOf(g.expires)
+	r.WasRecovering = req.Recover && !recovers // and did not: nobody knows what was missed
+	if o.Ephemeral || !o.Recovery && !req.Positioned && !g.override.positions() {
 		return r, sub, nil
 	}
 	r.Recoverable, r.Positioned, r.Epoch, r.Offset = o.Recovery, true, at.Epoch, at.Offset
@@ -155,7 +160,8 @@ func (c *client) register(channel string, g grant, v *view, since Position, reco
 	case len(c.subs) >= maxChannelsPerClient:
 		return nil, Position{}, ErrLimitExceeded.With("too many channels on one connection")
 	}
-	sub := &subscription{client: c, channel: channel, view: v, from: s.at, info: g.options.Info, server: g.server, judged: g.judged}
+	sub := &subscription{client: c, channel: channel, view: v, from: s.at, info: g.options.Info, server: g.server, expires: g.expires, judged: g.judged,
+		hidden: g.override.hides()}
 	if len(sub.info) > 0 {
 		c.showsInfo.Store(true)
 	}
@@ -163,7 +169,7 @@ func (c *client) register(channel string, g grant, v *view, since Position, reco
 		sub.from = max(s.at, since.Offset)
 	}
 	s.subscribe(sub)
-	s.expiring.set(sub, g.ends())
+	s.expiring.set(sub, c.node.due(sub.expires, sub.judged))
 	return sub, Position{Offset: s.at, Epoch: s.epoch}, nil
 }
 
@@ -188,9 +194,9 @@ func (c *client) subRefresh(ctx context.Context, req *protocol.SubRefreshRequest
 	if err != nil {
 		return nil, err
 	}
-	g := grant{}
+	var expires time.Time
 	if claims.ExpiresAt != nil {
-		g.expires = claims.ExpiresAt.Time
+		expires = claims.ExpiresAt.Time
 	}
 	c.shard.mu.Lock()
 	defer c.shard.mu.Unlock()
@@ -198,12 +204,12 @@ func (c *client) subRefresh(ctx context.Context, req *protocol.SubRefreshRequest
 	if sub == nil || !sub.live {
 		return nil, ErrPermissionDenied.With("not subscribed to the channel")
 	}
-	g.judged = sub.judged // a token renews itself, not the database's answer
 	if sub.info = claims.Info; len(sub.info) > 0 {
 		c.showsInfo.Store(true)
 	}
-	c.shard.expiring.set(sub, g.ends())
+	sub.expires = expires
+	c.shard.expiring.set(sub, c.node.due(sub.expires, sub.judged)) // a token renews itself, not the database's answer
 	r := &protocol.SubRefreshResult{}
-	r.Expires, r.Ttl = ttl(g.expires)
+	r.Expires, r.Ttl = c.tellsOf(expires)
 	return r, nil
 }

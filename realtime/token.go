@@ -91,6 +91,9 @@ func (v *verifier) connection(ctx context.Context, token string) (*Claims, error
 	if c.Channel != "" {
 		return nil, errors.New("this is a subscription token")
 	}
+	if why := checkUser(c.Subject); why != "" {
+		return nil, errors.New(why)
+	}
 	if err := tidy(&c.Info); err != nil {
 		return nil, fmt.Errorf("the token's info: %w", err)
 	}
@@ -118,6 +121,21 @@ func (v *verifier) connection(ctx context.Context, token string) (*Claims, error
 	}
 	c.raw = payload(token)
 	return &c, nil
+}
+
+// maxUser bounds a user's name, in bytes.
+const maxUser = 1024
+
+// checkUser says what is wrong with a user's name, or "". One that the database cannot store would keep
+// everybody's presence and events from it.
+func checkUser(user string) string {
+	switch {
+	case len(user) > maxUser:
+		return fmt.Sprintf("the user is longer than %d bytes", maxUser)
+	case strings.ContainsRune(user, 0):
+		return "the user contains a NUL"
+	}
+	return ""
 }
 
 // payload is the claims of a token that has been verified.

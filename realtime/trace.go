@@ -10,8 +10,8 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// maxDeliveries bounds the traced publishes that wait to come back; more are not traced to their end.
-const maxDeliveries = 64
+// maxReturns bounds the traced publishes that wait to come back; more are not traced to their end.
+const maxReturns = 64
 
 // publishTraced publishes as a part of a trace, which has two spans of it: "publish" until it is committed and
 // "deliver" until this replica's listener brought it back and handed it to the hub. Both begin together: a
@@ -27,31 +27,31 @@ func (n *Node) publishTraced(ctx context.Context, messages []Message) ([]Message
 	}
 	offset := sent[len(sent)-1].Offset
 	_, deliver := tracer.Start(ctx, "deliver", trace.WithTimestamp(began), trace.WithAttributes(attribute.Int64("offset", int64(offset))))
-	n.hub.arrivals.deliveries.wait(&n.hub.arrivals, offset, deliver)
+	n.hub.arrivals.returns.wait(&n.hub.arrivals, offset, deliver)
 	return sent, nil
 }
 
-// deliveries are the spans of publishes that are not back yet. The zero value is empty.
-type deliveries struct {
-	count atomic.Int32 // so that an untraced delivery costs one load
+// returns are the spans of publishes that are not back yet. The zero value is empty.
+type returns struct {
+	count atomic.Int32 // so that what is not traced costs one load
 
 	mu   sync.Mutex
-	open []delivery
+	open []returning
 }
 
-type delivery struct {
+type returning struct {
 	offset uint64
 	span   trace.Span
 }
 
 // wait ends span when offset arrives. It may have arrived already.
-func (d *deliveries) wait(a *arrivals, offset uint64, span trace.Span) {
+func (d *returns) wait(a *arrivals, offset uint64, span trace.Span) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if len(d.open) >= maxDeliveries {
+	if len(d.open) >= maxReturns {
 		return // the span is dropped, since it never ends
 	}
-	d.open = append(d.open, delivery{offset, span})
+	d.open = append(d.open, returning{offset, span})
 	d.count.Store(int32(len(d.open)))
 	if at := a.at.Load(); at >= offset { // after it is in the list: whoever delivers looks there too
 		d.end(at, time.Unix(0, a.last.Load()))
@@ -59,7 +59,7 @@ func (d *deliveries) wait(a *arrivals, offset uint64, span trace.Span) {
 }
 
 // delivered ends the spans of all up to offset.
-func (d *deliveries) delivered(offset uint64) {
+func (d *returns) delivered(offset uint64) {
 	if d.count.Load() == 0 {
 		return
 	}
@@ -68,7 +68,7 @@ func (d *deliveries) delivered(offset uint64) {
 	d.end(offset, time.Now())
 }
 
-func (d *deliveries) end(offset uint64, at time.Time) {
+func (d *returns) end(offset uint64, at time.Time) {
 	left := d.open[:0]
 	for _, o := range d.open {
 		if o.offset > offset {

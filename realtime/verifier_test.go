@@ -107,6 +107,8 @@ func TestVerifyToken(t *testing.T) {
 		{"their clock is ahead", sign("HS256", secret, nil, joe("nbf", now+2)), wantGood},
 		{"more than a few seconds", sign("HS256", secret, nil, joe("exp", now-10)), wantExpired},
 		{"exp is text", sign("HS256", secret, nil, joe("exp", "tomorrow")), wantBad},
+		{"sub that no database stores", sign("HS256", secret, nil, joe("sub", "a\x00b")), wantBad},
+		{"sub that is too long", sign("HS256", secret, nil, joe("sub", strings.Repeat("u", maxUser+1))), wantBad},
 		{"sub is a number", sign("HS256", secret, nil, map[string]any{"sub": 42}), wantBad},
 		{"a subscription token", sign("HS256", secret, nil, joe("channel", "$a")), wantBad},
 		{"a channel that cannot be", sign("HS256", secret, nil, joe("channels", []string{"a\nb"})), wantBad},

@@ -102,6 +102,9 @@ func (v *view) frame(b *burst, f format, offset uint64) []byte {
 	if from == len(b.messages) {
 		return nil
 	}
+	if v.isDelta() && b.last == 0 {
+		v.base = nil // what a hook kept out of the log has no number that would name it: a new chain begins
+	}
 	key := viewKey{format: f, from: from}
 	if v.filter != nil {
 		key.filter = v.filter.key
@@ -118,7 +121,7 @@ func (v *view) frame(b *burst, f format, offset uint64) []byte {
 		}
 		b.viewed.frames[key] = encoded
 	}
-	if v.isDelta() {
+	if v.isDelta() && b.last != 0 {
 		if b.viewed.tip == nil {
 			newest := b.messages[len(b.messages)-1]
 			b.viewed.tip = &Message{Offset: newest.Offset, Data: newest.Data}

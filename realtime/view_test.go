@@ -279,6 +279,8 @@ func TestCacheChannel(t *testing.T) {
 	}
 	publish(b, "state:1", `{"n":3}`)
 	publish(b, "state:1", `{"n":4}`)
+	last := must(b.History(t.Context(), "state:1", HistoryFilter{})).Position.Offset
+	eventually(t, 10*time.Second, "both replicas have it", func() bool { return handedOn(a, last) && handedOn(b, last) })
 	for _, s := range subs {
 		s.connect(t)
 		s.expect(t, `{"n":2}`, `{"n":4}`)

@@ -10,15 +10,12 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgxpool"
 	"golang.org/x/sync/errgroup"
 
-	"forgewire/db"
 	"forgewire/handlers"
+	"forgewire/handlers/access"
 	"forgewire/infra/config"
 	"forgewire/infra/logging"
-	"forgewire/infra/memory"
-	"forgewire/infra/monitor"
 	"forgewire/realtime"
 )
 
@@ -31,6 +28,9 @@ const (
 	maxHeaderBytes    = 32 << 10
 )
 
+// flushShare is which part of the grace is left, when requests have ended, to record them.
+const flushShare = 5
+
 // appConfig is what one replica is made of.
 type appConfig struct {
 	*config.Config
@@ -41,12 +41,11 @@ type appConfig struct {
 
 // app is one replica: newApp wires it and Run owns it.
 type app struct {
-	cfg        appConfig
-	closePools func()
-	memory     *memory.Governor
-	cleanup    *db.Cleanup
-	node       *realtime.Node
-	server     *http.Server
+	cfg    appConfig
+	base   *base
+	node   *realtime.Node
+	gate   *access.Gate
+	server *http.Server
 	// metrics serves /metrics without a key, on a port of its own; nil without one.
 	metrics *http.Server
 }
@@ -54,40 +53,99 @@ type app struct {
 // newApp makes a replica. It connects to nothing: the database may be away.
 func newApp(cfg appConfig) (*app, error) {
 	logger := cfg.Logger.With(logging.Replica, cfg.Replica)
-	pool, publishPool, err := newPools(cfg, logger)
+	rc, err := realtimeConfig(cfg)
 	if err != nil {
 		return nil, err
 	}
-	closePools := func() { pool.Close(); publishPool.Close() }
-	governor, err := memory.New(memory.Config{Logger: logger})
+	b, err := newBase(cfg, logger)
 	if err != nil {
-		closePools()
 		return nil, err
 	}
-	node, err := newNode(cfg, logger, pool, publishPool, governor)
+	rc.Pool, rc.PublishPool, rc.Logger, rc.Shedding = b.requests, b.publish, logger, b.memory.Shedding
+	node, err := realtime.New(rc)
 	if err != nil {
-		closePools()
-		return nil, err
+		b.close()
+		return nil, fmt.Errorf("make the realtime node: %w", err)
 	}
-	web := handlers.Config{
-		Monitor: monitor.New(), Pools: map[string]*pgxpool.Pool{"requests": pool, "publish": publishPool},
-		Node: node, Logger: logger, APIKey: cfg.APIKey.Reveal(), MaxPublicationBytes: cfg.MaxPublicationBytes,
-		Memory: governor, Version: version, MetricsElsewhere: cfg.MetricsPort != 0, Home: cfg.Demo, ClientIPHeader: cfg.ClientIPHeader,
+	b.memory.OnPressure(node.ShrinkBuffers)
+	web, gate, err := webConfig(cfg, b, node, logger)
+	if err != nil {
+		b.close()
+		return nil, err
 	}
 	routes, err := handlers.Routes(web)
 	if err != nil {
-		closePools()
+		b.close()
 		return nil, err
 	}
-	cleanup := db.NewCleanup(pool, logger)
-	cleanup.Add("hidden history", realtime.CleanUp)
-	a := &app{cfg: cfg, closePools: closePools, memory: governor, cleanup: cleanup, node: node, server: newServer(routes, logger)}
+	a := &app{cfg: cfg, base: b, node: node, gate: gate, server: newServer(routes, logger)}
 	if cfg.MetricsPort != 0 {
 		mux := http.NewServeMux()
 		mux.Handle("GET /metrics", handlers.Metrics(web))
 		a.metrics = newServer(mux, logger)
 	}
 	return a, nil
+}
+
+// realtimeConfig reads what config carries as it came. What is wrong with it is reported at once, too.
+func realtimeConfig(cfg appConfig) (realtime.Config, error) {
+	var mistakes config.Mistakes
+	wrong := func(variable string, err error, example string) {
+		if err != nil {
+			mistakes = append(mistakes, config.Mistake{Variable: variable, Problem: err.Error(), Example: example})
+		}
+	}
+	namespaces, err := realtime.ParseNamespaces(cfg.Namespaces)
+	wrong("FORGEWIRE_NAMESPACES", err, `{"namespaces":[{"name":"chat","allow_publish_for_subscriber":true}]}`)
+	hooks, err := realtime.ParseHooks(cfg.Hooks.Reveal())
+	wrong("FORGEWIRE_HOOKS", err, `{"connect":{"endpoint":"http://localhost:3000/connect","http_headers":["Cookie"]}}`)
+	var publicKey crypto.PublicKey
+	if cfg.TokenPublicKey != "" {
+		publicKey, err = realtime.ParsePublicKey(cfg.TokenPublicKey)
+		wrong("FORGEWIRE_TOKEN_PUBLIC_KEY", err, `"$(cat public.pem)"`)
+	}
+	if len(mistakes) > 0 {
+		return realtime.Config{}, mistakes
+	}
+	return realtime.Config{
+		ListenURL: cfg.ListenDatabaseURL.Reveal(),
+		Name:      cfg.Replica,
+		Version:   version,
+		Tokens: realtime.TokenConfig{
+			Secret: cfg.TokenSecret.Reveal(), PublicKey: publicKey, JWKSURL: cfg.TokenJWKSURL,
+			Audience: cfg.TokenAudience, Issuer: cfg.TokenIssuer,
+		},
+		AllowAnonymous:      cfg.AllowAnonymous,
+		AllowedOrigins:      cfg.AllowedOrigins,
+		Namespaces:          namespaces,
+		Hooks:               hooks,
+		WebhookURL:          cfg.WebhookURL.Reveal(),
+		WebhookSecret:       cfg.WebhookSecret.Reveal(),
+		MaxConnections:      cfg.MaxConnections,
+		MaxUserConnections:  cfg.MaxUserConnections,
+		MaxIPConnections:    cfg.MaxIPConnections,
+		MaxIPHandshakes:     cfg.MaxIPHandshakes,
+		CommandRate:         cfg.CommandRate,
+		MaxPublicationBytes: cfg.MaxPublicationBytes,
+		RetentionAge:        cfg.RetentionAge,
+		RetentionBytes:      cfg.RetentionBytes,
+		ShutdownTimeout:     cfg.ShutdownTimeout,
+	}, nil
+}
+
+// webConfig says what the HTTP side serves, and makes the gate of those who may use /v1.
+func webConfig(cfg appConfig, b *base, node *realtime.Node, logger *slog.Logger) (handlers.Config, *access.Gate, error) {
+	gate, err := access.New(access.Config{Pool: b.requests, Logger: logger, ServerKey: cfg.APIKey.Reveal(),
+		Retention: cfg.RunRetention, Flush: cfg.ShutdownTimeout / flushShare})
+	if err != nil {
+		return handlers.Config{}, nil, fmt.Errorf("make the gate of /v1: %w", err)
+	}
+	node.Hear(access.Topic, gate.Hear)
+	return handlers.Config{
+		Monitor: b.monitor, Pools: b.pools(), Memory: b.memory, Tracing: b.tracing,
+		Node: node, Gate: gate, Logger: logger, APIKey: cfg.APIKey.Reveal(), MaxPublicationBytes: cfg.MaxPublicationBytes,
+		Version: version, MetricsElsewhere: cfg.MetricsPort != 0, Home: cfg.Demo, ClientIPHeader: cfg.ClientIPHeader,
+	}, gate, nil
 }
 
 func newServer(h http.Handler, logger *slog.Logger) *http.Server {
@@ -102,74 +160,15 @@ func newServer(h http.Handler, logger *slog.Logger) *http.Server {
 	}
 }
 
-// newNode makes the realtime half.
-func newNode(cfg appConfig, logger *slog.Logger, requests, publish *pgxpool.Pool, governor *memory.Governor) (*realtime.Node, error) {
-	namespaces, err := realtime.ParseNamespaces(cfg.Namespaces)
-	if err != nil {
-		return nil, config.Mistakes{{Variable: "FORGEWIRE_NAMESPACES", Problem: err.Error(),
-			Example: `{"namespaces":[{"name":"chat","allow_publish_for_subscriber":true}]}`}}
-	}
-	var publicKey crypto.PublicKey
-	if cfg.TokenPublicKey != "" {
-		if publicKey, err = realtime.ParsePublicKey(cfg.TokenPublicKey); err != nil {
-			return nil, config.Mistakes{{Variable: "FORGEWIRE_TOKEN_PUBLIC_KEY", Problem: err.Error(), Example: `"$(cat public.pem)"`}}
-		}
-	}
-	node, err := realtime.New(realtime.Config{
-		Pool:        requests,
-		PublishPool: publish,
-		ListenURL:   cfg.ListenDatabaseURL.Reveal(),
-		Logger:      logger,
-		Name:        cfg.Replica,
-		Version:     version,
-		Tokens: realtime.TokenConfig{
-			Secret: cfg.TokenSecret.Reveal(), PublicKey: publicKey, JWKSURL: cfg.TokenJWKSURL,
-			Audience: cfg.TokenAudience, Issuer: cfg.TokenIssuer,
-		},
-		AllowAnonymous:      cfg.AllowAnonymous,
-		AllowedOrigins:      cfg.AllowedOrigins,
-		Namespaces:          namespaces,
-		MaxConnections:      cfg.MaxConnections,
-		MaxUserConnections:  cfg.MaxUserConnections,
-		MaxIPConnections:    cfg.MaxIPConnections,
-		MaxIPHandshakes:     cfg.MaxIPHandshakes,
-		CommandRate:         cfg.CommandRate,
-		MaxPublicationBytes: cfg.MaxPublicationBytes,
-		RetentionAge:        cfg.RetentionAge,
-		RetentionBytes:      cfg.RetentionBytes,
-		Shedding:            governor.Shedding,
-		ShutdownTimeout:     cfg.ShutdownTimeout,
-	})
-	if err != nil {
-		return nil, fmt.Errorf("make the realtime node: %w", err)
-	}
-	governor.OnPressure(node.ShrinkBuffers)
-	return node, nil
-}
-
-// publishConns is for the publisher and its like, each of which uses one connection at a time.
-const publishConns = 4
-
-// newPools makes the pool of the requests, and the publisher's own.
-func newPools(cfg appConfig, logger *slog.Logger) (requests, publish *pgxpool.Pool, err error) {
-	c := db.PoolConfig{URL: cfg.DatabaseURL.Reveal(), MinConns: int32(cfg.DBPoolMin), MaxConns: int32(cfg.DBPoolMax), Logger: logger}
-	if requests, err = db.NewPool(context.Background(), c); err != nil {
-		return nil, nil, err
-	}
-	c.MinConns, c.MaxConns = 1, publishConns
-	if publish, err = db.NewPool(context.Background(), c); err != nil {
-		requests.Close()
-		return nil, nil, err
-	}
-	return requests, publish, nil
-}
-
 // Run serves on ln until ctx ends, and then stops in order: no new connection; clients are told to reconnect
 // elsewhere while requests that are under way end; the database last. It takes the configured grace at most.
 // Metrics is the listener for those, or nil.
 func (a *app) Run(ctx context.Context, ln, metrics net.Listener) error {
-	defer a.closePools()
+	defer a.base.close()
 	g, ctx := errgroup.WithContext(ctx)
+	// The gate is the last to stop: requests that end on the way are still to be recorded.
+	served, endGate := context.WithCancel(context.WithoutCancel(ctx))
+	g.Go(func() error { return a.gate.Run(served) })
 	g.Go(func() error {
 		if err := a.server.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
 			return fmt.Errorf("serve HTTP: %w", err)
@@ -189,17 +188,23 @@ func (a *app) Run(ctx context.Context, ln, metrics net.Listener) error {
 			return nil
 		})
 	}
-	g.Go(func() error { return a.memory.Run(ctx) })
-	g.Go(func() error { return a.cleanup.Run(ctx) })
+	a.base.start(ctx, g)
 	g.Go(func() error { return a.node.Run(ctx) })
 	g.Go(func() error {
+		defer endGate()
 		<-ctx.Done()
-		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), a.cfg.ShutdownTimeout)
+		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), a.cfg.ShutdownTimeout-a.cfg.ShutdownTimeout/flushShare)
 		defer cancel()
 		if err := a.server.Shutdown(grace); err != nil {
 			_ = a.server.Close() // what did not end in its time is cut
 		}
 		return nil
 	})
-	return g.Wait()
+	err := g.Wait()
+	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), traceGrace)
+	defer cancel()
+	if lost := a.base.tracing.Stop(stop); lost != nil {
+		a.cfg.Logger.Warn("the last traces are lost", "error", lost)
+	}
+	return err
 }

@@ -50,6 +50,10 @@ func (v Variable) checkSecret(value, given string) string {
 		return checkPostgres(value)
 	case "VALKEY_URL":
 		return checkValkey(value)
+	case "FORGEWIRE_HOOKS":
+		return "" // whoever parses it knows more
+	case "FORGEWIRE_WEBHOOK_URL":
+		return checkWebhook(value)
 	case "FORGEWIRE_API_KEY":
 		// It travels in a header.
 		if i := strings.IndexFunc(given, func(r rune) bool { return r <= ' ' || r > '~' }); i >= 0 {
@@ -165,6 +169,14 @@ func checkHeader(name string) string {
 		if (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && r != '-' {
 			return "is not the name of a header"
 		}
+	}
+	return ""
+}
+
+func checkWebhook(text string) string {
+	u, err := url.Parse(text)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || u.Fragment != "" {
+		return "is not an http:// or https:// URL"
 	}
 	return ""
 }

@@ -52,6 +52,12 @@ type Config struct {
 	// Namespaces is carried as it came; package realtime parses it.
 	Namespaces string `env:"FORGEWIRE_NAMESPACES" meaning:"channel namespaces: JSON, or the path of a JSON file" example:"/etc/forgewire/namespaces.json"`
 
+	// The team's own backend. Hooks is carried as it came; package realtime parses it. It holds secrets.
+
+	Hooks         Secret `env:"FORGEWIRE_HOOKS" meaning:"endpoints that decide over what clients do: JSON, or the path of a JSON file" example:"/etc/forgewire/hooks.json"`
+	WebhookURL    Secret `env:"FORGEWIRE_WEBHOOK_URL" meaning:"where events (occupied, vacated, connected, disconnected) are sent; without it nowhere" example:"https://app.example.com/webhooks/forgewire"`
+	WebhookSecret Secret `env:"FORGEWIRE_WEBHOOK_SECRET" meaning:"secret that webhooks are signed with (HMAC), at least 16 bytes, better 32; needed with FORGEWIRE_WEBHOOK_URL" example:"$(openssl rand -hex 32)"`
+
 	// Limits and times.
 
 	MaxConnections      int           `env:"FORGEWIRE_MAX_CONNECTIONS" envDefault:"15000" min:"1" max:"1000000" meaning:"client connections that one replica accepts" example:"15000"`
@@ -63,6 +69,7 @@ type Config struct {
 	MaxPublicationBytes int           `env:"FORGEWIRE_MAX_PUBLICATION_BYTES" envDefault:"1048576" min:"1024" max:"16777216" meaning:"largest publication, in bytes" example:"1048576"`
 	RetentionAge        time.Duration `env:"FORGEWIRE_RETENTION_AGE" envDefault:"24h" min:"1m" meaning:"how long messages are kept" example:"24h"`
 	RetentionBytes      int64         `env:"FORGEWIRE_RETENTION_BYTES" envDefault:"1073741824" min:"16777216" meaning:"how large the log may grow before its oldest messages go, in bytes" example:"1073741824"`
+	RunRetention        time.Duration `env:"FORGEWIRE_RUN_RETENTION" envDefault:"720h" min:"24h" meaning:"how long runs, one line for each request to a model, are kept" example:"720h"`
 	ShutdownTimeout     time.Duration `env:"FORGEWIRE_SHUTDOWN_TIMEOUT" envDefault:"10s" min:"1ms" meaning:"longest time that a stopping replica takes to drain" example:"10s"`
 
 	// Traces. The exporter and the SDK read the other OTEL_ variables themselves (headers, sampler, service name, …).
@@ -88,15 +95,22 @@ func Load(environ []string) (*Config, error) {
 		}
 	}
 	cfg, mistakes := load(environ, required)
-	if cfg.TokenSecret == "" && !hasKeys(environ) && !cfg.AllowAnonymous && !mistakes.name("FORGEWIRE_TOKEN_SECRET", "FORGEWIRE_ALLOW_ANONYMOUS") {
+	if cfg.TokenSecret == "" && !hasKeys(environ) && !cfg.AllowAnonymous && cfg.Hooks == "" && !mistakes.name("FORGEWIRE_TOKEN_SECRET", "FORGEWIRE_ALLOW_ANONYMOUS") {
 		mistakes = append(mistakes, Mistake{
 			Variable: "FORGEWIRE_ALLOW_ANONYMOUS",
-			Problem:  "nobody could connect: FORGEWIRE_TOKEN_SECRET=none accepts no tokens, so clients without one must be allowed",
+			Problem:  "nobody could connect: FORGEWIRE_TOKEN_SECRET=none accepts no tokens, so clients without one must be allowed, or a hook must say who they are",
 			Example:  "true",
 		})
 	}
 	if cfg.MetricsPort != 0 && cfg.MetricsPort == cfg.Port {
 		mistakes = append(mistakes, Mistake{Variable: "FORGEWIRE_METRICS_PORT", Problem: "is PORT: metrics without a key need a port of their own", Example: "9090"})
+	}
+	if (cfg.WebhookURL == "") != (cfg.WebhookSecret == "") && !mistakes.name("FORGEWIRE_WEBHOOK_URL", "FORGEWIRE_WEBHOOK_SECRET") {
+		missing := Mistake{Variable: "FORGEWIRE_WEBHOOK_SECRET", Problem: "is required with FORGEWIRE_WEBHOOK_URL", Example: "$(openssl rand -hex 32)"}
+		if cfg.WebhookURL == "" {
+			missing = Mistake{Variable: "FORGEWIRE_WEBHOOK_URL", Problem: "is required with FORGEWIRE_WEBHOOK_SECRET", Example: "https://app.example.com/webhooks/forgewire"}
+		}
+		mistakes = append(mistakes, missing)
 	}
 	if len(mistakes) > 0 {
 		return nil, mistakes

@@ -83,7 +83,7 @@ func TestLeastPrivilege(t *testing.T) {
 	}{
 		{"publisher_test", `SELECT forgewire.publish('room:1', '{"a":1}')`, true},
 		{"publisher_test", `SELECT forgewire.append('{a}', '{1}', '{NULL}', '{}', '{}', '{}')`, false},
-		{"publisher_test", `SELECT * FROM forgewire.take('3:3:', 1, 1)`, false},
+		{"publisher_test", `SELECT * FROM forgewire.drain('3:3:', 1, 1)`, false},
 		{"publisher_test", `SELECT forgewire.allow_publish('stranger_test')`, false},
 		{"publisher_test", `SELECT * FROM forgewire.messages`, false},
 		{"publisher_test", `SELECT forgewire.revoke('joe')`, false},

@@ -316,7 +316,7 @@ func TestSQLPrivileges(t *testing.T) {
 		"INSERT INTO forgewire.outbox (channel, data) VALUES ('room:1', '1')", "DELETE FROM forgewire.outbox",
 		"INSERT INTO forgewire.messages VALUES (1, 'room:1', '1', NULL, now())", "UPDATE forgewire.log SET retired = 0",
 		"SELECT setval('forgewire.head', 1)", "SELECT setval('forgewire.awake', 2)", "SELECT nextval('forgewire.awake')", "SELECT * FROM forgewire.vouched",
-		"SELECT forgewire.append('{room:1}', '{1}', '{NULL}', '{}', '{}', '{}')", "SELECT forgewire.take('3:3:', 1, 1)",
+		"SELECT forgewire.append('{room:1}', '{1}', '{NULL}', '{}', '{}', '{}')", "SELECT forgewire.drain('3:3:', 1, 1)",
 		"SELECT forgewire.rotate(now(), 1)", "SELECT forgewire.retire(now(), 1)", "SELECT forgewire.begin_incarnation()",
 		"SELECT forgewire.make_partition(1)", "SELECT forgewire.allow_publish('e2e_other')", "CREATE TABLE forgewire.mine ()",
 		"TRUNCATE forgewire.incarnations", "DROP FUNCTION forgewire.publish",

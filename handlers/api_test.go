@@ -12,6 +12,10 @@ func TestAPI(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, nil)
 	c.connect(t, 0, "alice", "room:1", "plain")
+	eventually(t, "the other replica knows who is there", func() bool {
+		_, reply := c.call(t, 1, "presence_stats", `{"channel":"room:1"}`)
+		return strings.Contains(reply, `"num_clients":1`)
+	})
 	for _, x := range []struct{ method, body, want string }{
 		{"publish", `{"channel":"room:1","data":{"a":1},"tags":{"t":"1"}}`, `{"result":{"offset":`},
 		{"publish", `{"channel":"cursor:1","data":1}`, `{"result":{"offset":0`},

@@ -9,6 +9,7 @@ import (
 	"github.com/go-chi/chi/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"forgewire/cache/llm"
 	"forgewire/handlers/access"
 	"forgewire/infra/memory"
 	"forgewire/infra/monitor"
@@ -20,6 +21,7 @@ import (
 type Config struct {
 	Node                *realtime.Node
 	Gate                *access.Gate
+	LLM                 *llm.Service // nil where no upstream is configured
 	Logger              *slog.Logger
 	APIKey              string // "" disables the server API
 	MaxPublicationBytes int
@@ -97,6 +99,9 @@ func Routes(cfg Config) (http.Handler, error) {
 		r.Get("/v1/runs", cfg.Gate.ListRuns)
 		r.Get("/v1/runs/{id}", cfg.Gate.GetRun)
 		r.Get("/v1/usage", cfg.Gate.Usage)
+		if cfg.LLM != nil {
+			models(r, cfg.LLM, cfg.Gate)
+		}
 	})
 
 	// The document has no secrets, and tools fetch it without headers.

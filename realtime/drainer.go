@@ -14,6 +14,8 @@ import (
 const (
 	lookEvery      = 3 * time.Millisecond  // while awake
 	lookBusy       = 15 * time.Millisecond // after a look that found something: larger batches cost everybody less
+	lookMany       = 25 * time.Millisecond // after one that found many
+	many           = 100                   // messages
 	emptyLooks     = 10                    // in a row, then it goes to sleep
 	maxDoze        = time.Second           // between looks while an old transaction keeps it from sleeping
 	drainRows      = 2000
@@ -168,7 +170,10 @@ func (d *drainer) work(ctx context.Context, settled bool) error {
 				return err
 			}
 			wait := lookEvery
-			if n > 0 {
+			switch {
+			case n >= many:
+				empty, wait = 0, lookMany
+			case n > 0:
 				empty, wait = 0, lookBusy
 			}
 			if !pause(ctx, wait) {
@@ -236,51 +241,25 @@ func (d *drainer) setFlag(ctx context.Context, sql string, args ...any) error {
 	})
 }
 
-// drainAll drains until nothing is left that it can see, and returns how many messages it moved.
+// drainAll drains until nothing is left that it can see, and returns how many messages it moved. Each batch is
+// one statement: a row leaves the outbox and enters the log in one commit.
 func (d *drainer) drainAll(ctx context.Context) (total int, err error) {
 	for more := true; more; {
+		var at string
 		var n int
 		err = d.query(ctx, func(ctx context.Context) error {
-			return pgx.BeginFunc(ctx, d.conn, func(tx pgx.Tx) (err error) {
-				n, more, err = d.drain(ctx, tx)
-				return err
-			})
+			return d.conn.QueryRow(ctx, "SELECT seen_now::text, more, moved FROM forgewire.drain($1::text::pg_snapshot, $2, $3)",
+				d.seen, drainRows, drainBytes).Scan(&at, &more, &n)
 		})
 		if err != nil {
 			return total, fmt.Errorf("drain the outbox: %w", err)
 		}
+		if !more { // committed, or there would be an error
+			d.seen = at
+		}
 		total += n
 	}
 	return total, nil
-}
-
-// drain moves one batch inside tx: a row leaves the outbox and enters the log in one commit.
-func (d *drainer) drain(ctx context.Context, tx pgx.Tx) (n int, more bool, err error) {
-	var at string
-	var messages []Message
-	rows, err := tx.Query(ctx, "SELECT at::text, more, channel, data, coalesce(key, '') FROM forgewire.take($1::text::pg_snapshot, $2, $3)", d.seen, drainRows, drainBytes)
-	if err != nil {
-		return 0, false, err
-	}
-	var channel, data *string
-	var key string
-	_, err = pgx.ForEachRow(rows, []any{&at, &more, &channel, &data, &key}, func() error {
-		if channel != nil {
-			messages = append(messages, Message{Channel: *channel, Data: []byte(*data), Key: key})
-		}
-		return nil
-	})
-	if err != nil {
-		return 0, false, err
-	}
-	if !more {
-		// If the commit fails, disconnect forgets it again.
-		d.seen = at
-	}
-	if len(messages) == 0 {
-		return 0, more, nil
-	}
-	return len(messages), more, appendTo(ctx, tx, messages)
 }
 
 func (d *drainer) query(ctx context.Context, f func(ctx context.Context) error) error {

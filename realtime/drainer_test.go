@@ -241,24 +241,24 @@ func TestOldSnapshotDoesNotSlowTheDrain(t *testing.T) {
 		t.Fatal(err)
 	}
 	seen := one[string](t, c, "SELECT pg_current_snapshot()::text")
-	plan := explainTake(t, c, seen)
+	plan := explainDrain(t, c, seen)
 	if plan > 200 {
 		t.Errorf("one look read %d buffers", plan)
 	}
-	if all := explainTake(t, c, nothingSeen); all < 5*plan {
+	if all := explainDrain(t, c, nothingSeen); all < 5*plan {
 		t.Errorf("a look at everything read %d buffers: there were no dead rows, so this test shows nothing", all)
 	}
 }
 
-// explainTake returns how many buffers one look reads where there is nothing to take, once the caches of the
+// explainDrain returns how many buffers one look reads where there is nothing to take, once the caches of the
 // catalog are warm.
-func explainTake(t testing.TB, c *pgx.Conn, seen string) int {
+func explainDrain(t testing.TB, c *pgx.Conn, seen string) int {
 	t.Helper()
-	explainTakeOnce(t, c, seen)
-	return explainTakeOnce(t, c, seen)
+	explainDrainOnce(t, c, seen)
+	return explainDrainOnce(t, c, seen)
 }
 
-func explainTakeOnce(t testing.TB, c *pgx.Conn, seen string) int {
+func explainDrainOnce(t testing.TB, c *pgx.Conn, seen string) int {
 	t.Helper()
 	var plan []struct {
 		Plan struct {
@@ -266,7 +266,7 @@ func explainTakeOnce(t testing.TB, c *pgx.Conn, seen string) int {
 			Read int `json:"Shared Read Blocks"`
 		}
 	}
-	if err := c.QueryRow(t.Context(), "EXPLAIN (ANALYZE, BUFFERS, FORMAT json) SELECT * FROM forgewire.take('"+seen+"', 1000, 1000000)").Scan(&plan); err != nil {
+	if err := c.QueryRow(t.Context(), "EXPLAIN (ANALYZE, BUFFERS, FORMAT json) SELECT * FROM forgewire.drain('"+seen+"', 1000, 1000000)").Scan(&plan); err != nil {
 		t.Fatal(err)
 	}
 	return plan[0].Plan.Hit + plan[0].Plan.Read

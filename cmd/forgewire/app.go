@@ -12,6 +12,8 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"forgewire/cache"
+	"forgewire/cache/llm"
 	"forgewire/handlers"
 	"forgewire/handlers/access"
 	"forgewire/infra/config"
@@ -44,7 +46,9 @@ type app struct {
 	cfg    appConfig
 	base   *base
 	node   *realtime.Node
+	cache  *cache.Cache
 	gate   *access.Gate
+	models *llm.Service // nil where no upstream is configured
 	server *http.Server
 	// metrics serves /metrics without a key, on a port of its own; nil without one.
 	metrics *http.Server
@@ -68,7 +72,8 @@ func newApp(cfg appConfig) (*app, error) {
 		return nil, fmt.Errorf("make the realtime node: %w", err)
 	}
 	b.memory.OnPressure(node.ShrinkBuffers)
-	web, gate, err := webConfig(cfg, b, node, logger)
+	a := &app{cfg: cfg, base: b, node: node}
+	web, err := a.web(logger)
 	if err != nil {
 		b.close()
 		return nil, err
@@ -78,7 +83,7 @@ func newApp(cfg appConfig) (*app, error) {
 		b.close()
 		return nil, err
 	}
-	a := &app{cfg: cfg, base: b, node: node, gate: gate, server: newServer(routes, logger)}
+	a.server = newServer(routes, logger)
 	if cfg.MetricsPort != 0 {
 		mux := http.NewServeMux()
 		mux.Handle("GET /metrics", handlers.Metrics(web))
@@ -97,6 +102,9 @@ func realtimeConfig(cfg appConfig) (realtime.Config, error) {
 	}
 	namespaces, err := realtime.ParseNamespaces(cfg.Namespaces)
 	wrong("FORGEWIRE_NAMESPACES", err, `{"namespaces":[{"name":"chat","allow_publish_for_subscriber":true}]}`)
+	if err == nil {
+		wrong("FORGEWIRE_NAMESPACES", namespaces.Reserve(llm.Namespace), `{"namespaces":[{"name":"chat"}]}`)
+	}
 	hooks, err := realtime.ParseHooks(cfg.Hooks.Reveal())
 	wrong("FORGEWIRE_HOOKS", err, `{"connect":{"endpoint":"http://localhost:3000/connect","http_headers":["Cookie"]}}`)
 	var publicKey crypto.PublicKey
@@ -133,19 +141,40 @@ func realtimeConfig(cfg appConfig) (realtime.Config, error) {
 	}, nil
 }
 
-// webConfig says what the HTTP side serves, and makes the gate of those who may use /v1.
-func webConfig(cfg appConfig, b *base, node *realtime.Node, logger *slog.Logger) (handlers.Config, *access.Gate, error) {
-	gate, err := access.New(access.Config{Pool: b.requests, Logger: logger, ServerKey: cfg.APIKey.Reveal(),
+func newCache(cfg appConfig, node *realtime.Node, logger *slog.Logger) (*cache.Cache, error) {
+	values, err := cache.New(cache.Config{URL: cfg.ValkeyURL.Reveal(), LocalBytes: cfg.CacheLocalBytes,
+		MaxConnections: cfg.CacheMaxConnections, Bus: node, Log: logger})
+	if errors.Is(err, cache.ErrURL) {
+		return nil, config.Mistakes{{Variable: "VALKEY_URL", Problem: err.Error(), Example: "redis://localhost:6379/0"}}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("make the cache: %w", err)
+	}
+	node.Hear(cache.Topic, values.Announced)
+	return values, nil
+}
+
+// web makes the HTTP side: the cache, who may use /v1, the models behind it; and says what is served.
+func (a *app) web(logger *slog.Logger) (web handlers.Config, err error) {
+	cfg, b, node := a.cfg, a.base, a.node
+	if a.cache, err = newCache(cfg, node, logger); err != nil {
+		return web, err
+	}
+	b.memory.OnPressure(a.cache.Shrink)
+	a.gate, err = access.New(access.Config{Pool: b.requests, Logger: logger, ServerKey: cfg.APIKey.Reveal(),
 		Retention: cfg.RunRetention, Flush: cfg.ShutdownTimeout / flushShare})
 	if err != nil {
-		return handlers.Config{}, nil, fmt.Errorf("make the gate of /v1: %w", err)
+		return web, fmt.Errorf("make the gate of /v1: %w", err)
 	}
-	node.Hear(access.Topic, gate.Hear)
+	node.Hear(access.Topic, a.gate.Hear)
+	if a.models, err = newModels(cfg, b, node, a.cache, a.gate.Record, logger); err != nil {
+		return web, err
+	}
 	return handlers.Config{
 		Monitor: b.monitor, Pools: b.pools(), Memory: b.memory, Tracing: b.tracing,
-		Node: node, Gate: gate, Logger: logger, APIKey: cfg.APIKey.Reveal(), MaxPublicationBytes: cfg.MaxPublicationBytes,
+		Node: node, Gate: a.gate, LLM: a.models, Logger: logger, APIKey: cfg.APIKey.Reveal(), MaxPublicationBytes: cfg.MaxPublicationBytes,
 		Version: version, MetricsElsewhere: cfg.MetricsPort != 0, Home: cfg.Demo, ClientIPHeader: cfg.ClientIPHeader,
-	}, gate, nil
+	}, nil
 }
 
 func newServer(h http.Handler, logger *slog.Logger) *http.Server {
@@ -190,8 +219,14 @@ func (a *app) Run(ctx context.Context, ln, metrics net.Listener) error {
 	}
 	a.base.start(ctx, g)
 	g.Go(func() error { return a.node.Run(ctx) })
+	if a.models != nil {
+		g.Go(func() error { return a.models.Run(ctx) })
+	}
+	cached, drained := context.WithCancel(context.WithoutCancel(ctx))
+	g.Go(func() error { return a.cache.Run(cached) })
 	g.Go(func() error {
 		defer endGate()
+		defer drained() // requests that end now still use the cache
 		<-ctx.Done()
 		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), a.cfg.ShutdownTimeout-a.cfg.ShutdownTimeout/flushShare)
 		defer cancel()

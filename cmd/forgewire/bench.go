@@ -15,6 +15,12 @@ import (
 type benchCommand struct {
 	Fanout benchFanout `cmd:"" help:"Publish over HTTP, receive over WebSocket; beside it the floor, without either."`
 	SQL    benchSQL    `cmd:"" name:"sql" help:"What publishing costs a transaction of one's own."`
+
+	Connections benchConnections `cmd:"" help:"What thousands of connections take, beside the peer's."`
+	Broadcast   benchBroadcast   `cmd:"" help:"How fast a message reaches thousands of clients, beside the peer."`
+	Resume      benchResume      `cmd:"" help:"How fast clients that come back have what they missed, beside the peer."`
+	Presence    benchPresence    `cmd:"" help:"Joining, leaving and asking who is there, beside the peer."`
+	Loader      benchLoader      `cmd:"" hidden:"" help:"A process of clients, for the other benchmarks."`
 }
 
 type benchFanout struct {
@@ -97,8 +103,11 @@ func (c *benchSQL) Run(ctx context.Context) error {
 	return writeReport(report, c.JSON)
 }
 
+// reporter is what a benchmark found.
+type reporter interface{ Print(w io.Writer) error }
+
 // writeReport shows a report, and writes it to file if one is named.
-func writeReport(report interface{ Print(w io.Writer) error }, file string) error {
+func writeReport(report reporter, file string) error {
 	if err := report.Print(os.Stdout); err != nil {
 		return err
 	}

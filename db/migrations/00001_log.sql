@@ -116,7 +116,8 @@ BEGIN
     END IF;
     PERFORM setval('forgewire.head', last);
     INSERT INTO forgewire.messages (seq, channel, data, meta, published_at)
-        SELECT base + n - 1, c, d, m, clock_timestamp() FROM unnest(channels, datas, metas) WITH ORDINALITY AS u(c, d, m, n);
+        SELECT base + n - 1, c, d, m, clock_timestamp() -- unnest in FROM would be materialised first
+          FROM (SELECT generate_series(1, cardinality(channels)) AS n, unnest(channels) AS c, unnest(datas) AS d, unnest(metas) AS m) u;
     last := base;
     FOR i IN 1 .. cardinality(bodies) LOOP
         PERFORM pg_notify('forgewire', 'm ' || prev || ' ' || last || ' ' || counts[i] || E'\n' || bodies[i]);

@@ -73,35 +73,97 @@ BEGIN
 END $$;
 -- +goose StatementEnd
 
--- Takes from the outbox what has become visible since the snapshot `seen`, in the order of its transactions
--- and their own, up to about max_bytes. A row that seen's owner could not see belongs to a transaction that
--- was in progress then (xip) or began later (>= xmax), so no dead row of what was drained before is stepped
--- over, however long somebody's snapshot holds vacuum back (the settings keep it to the index, whatever the statistics
--- say of a table that is empty most of the time). Always returns at least one row, whose channel
--- is NULL where there is nothing; `more` says that another call with the same snapshot has more to take.
+-- Moves from the outbox to the log what has become visible since the snapshot `seen`, in the order of its
+-- transactions and their own, up to about max_bytes, and returns how many messages that were. It happens in here
+-- because shipping them to the replica and back would cost more than all the rest. A row that seen's owner could
+-- not see belongs to a transaction that was in progress then (xip) or began later (>= xmax), so no dead row of
+-- what was drained before is stepped over, however long somebody's snapshot holds vacuum back (the settings keep
+-- it to the index, whatever the statistics say of a table that is empty most of the time, and spare a plan for
+-- each call). seen_now is the snapshot for the next call, unless `more` says that another one with the same
+-- snapshot has more to move. A row whose key was used before is dropped.
 -- +goose StatementBegin
-CREATE FUNCTION forgewire.take(seen pg_snapshot, max_rows int, max_bytes bigint,
-    OUT at pg_snapshot, OUT more boolean, OUT channel text, OUT data text, OUT key text)
-RETURNS SETOF record LANGUAGE plpgsql SET enable_seqscan = off SET enable_bitmapscan = off AS $$
-#variable_conflict use_column
+CREATE FUNCTION forgewire.drain(seen pg_snapshot, max_rows int, max_bytes bigint, OUT seen_now pg_snapshot, OUT more boolean, OUT moved int)
+LANGUAGE plpgsql SET enable_seqscan = off SET enable_bitmapscan = off SET plan_cache_mode = force_generic_plan AS $$
+DECLARE
+    room     constant int := 7935; -- for messages in a notification: what pack in realtime/notification.go allows
+    place    tid;
+    channel  text;
+    data     text;
+    key      text;
+    places   tid[] := '{}';
+    channels text[] := '{}';
+    datas    text[] := '{}';
+    keys     text[] := '{}';
+    keyed    int[] := '{}'; -- and the places of their messages
+    bodies   text[] := '{}';
+    counts   int[] := '{}';
+    body     text := '';
+    n        int := 0; -- messages in body
+    bytes    int := 0; -- of body
+    size     int;
+    total    bigint := 0;
+    base     bigint;
 BEGIN
-    RETURN QUERY
-    WITH due AS MATERIALIZED (
-        (SELECT o.ctid AS place, o.xid, o.id, octet_length(o.data) AS size FROM forgewire.outbox o
-          WHERE o.xid = ANY (ARRAY(SELECT pg_snapshot_xip(seen))) ORDER BY o.xid, o.id LIMIT max_rows)
+    seen_now := pg_current_snapshot(); -- before the rows are read: older is safe
+    moved := 0;
+    FOR place, channel, data, key IN -- those in progress come before those that began later
+        (SELECT o.ctid, o.channel, o.data, o.key FROM forgewire.outbox o
+          WHERE o.xid = ANY (ARRAY(SELECT pg_snapshot_xip(seen))) ORDER BY o.xid, o.id)
         UNION ALL
-        (SELECT o.ctid, o.xid, o.id, octet_length(o.data) FROM forgewire.outbox o
-          WHERE o.xid >= pg_snapshot_xmax(seen) ORDER BY o.xid, o.id LIMIT max_rows)
-    ), fit AS MATERIALIZED (
-        SELECT d.place FROM (SELECT place, sum(size) OVER w - size AS before, row_number() OVER w AS n
-                               FROM due WINDOW w AS (ORDER BY xid, id)) d
-         WHERE d.before < max_bytes AND d.n <= max_rows
-    ), taken AS (
-        DELETE FROM forgewire.outbox o WHERE o.ctid = ANY (ARRAY(SELECT place FROM fit)) RETURNING o.xid, o.id, o.channel, o.data, o.key
-    )
-    SELECT pg_current_snapshot(), (SELECT count(*) FROM due) >= max_rows OR (SELECT count(*) FROM fit) < (SELECT count(*) FROM due),
-           t.channel, t.data, t.key
-      FROM (SELECT 1) AS one LEFT JOIN taken t ON true ORDER BY t.xid, t.id;
+        (SELECT o.ctid, o.channel, o.data, o.key FROM forgewire.outbox o
+          WHERE o.xid >= pg_snapshot_xmax(seen) ORDER BY o.xid, o.id) LIMIT max_rows
+    LOOP
+        EXIT WHEN total >= max_bytes;
+        places := places || place;
+        moved := moved + 1;
+        IF key IS NOT NULL THEN
+            -- As in forgewire.append_once, first the lock. The number follows.
+            PERFORM pg_advisory_xact_lock(1181444979, 1);
+            INSERT INTO forgewire.published_keys VALUES (channel, key, 0, clock_timestamp()) ON CONFLICT DO NOTHING;
+            CONTINUE WHEN NOT FOUND; -- it was published before
+            keyed := keyed || cardinality(channels) + 1;
+            keys := keys || key;
+        END IF;
+        size := octet_length(channel) + octet_length(data) + 3;
+        IF n > 0 AND bytes + size > room THEN
+            bodies := bodies || body;
+            counts := counts || n;
+            body := '';
+            n := 0;
+            bytes := 0;
+        END IF;
+        IF size > room THEN -- it travels by reference
+            bodies := bodies || ''::text;
+            counts := counts || 1;
+        ELSE
+            body := body || channel || E'\n' || data || E'\n\n';
+            n := n + 1;
+            bytes := bytes + size;
+        END IF;
+        channels := channels || channel;
+        datas := datas || data;
+        total := total + size;
+    END LOOP;
+    more := moved = max_rows OR total >= max_bytes;
+    IF moved = 0 THEN
+        RETURN;
+    END IF;
+    IF n > 0 THEN
+        bodies := bodies || body;
+        counts := counts || n;
+    END IF;
+    DELETE FROM forgewire.outbox o WHERE o.ctid = ANY (places);
+    GET DIAGNOSTICS n = ROW_COUNT;
+    IF n <> moved THEN -- the drain lock sees to that; publishing twice would be worse than an error
+        RAISE EXCEPTION 'forgewire.drain: somebody else took from the outbox' USING ERRCODE = 'serialization_failure';
+    END IF;
+    IF channels <> '{}' THEN
+        base := forgewire.append(channels, datas, '{}', bodies, counts, '{}');
+    END IF;
+    IF keyed <> '{}' THEN
+        UPDATE forgewire.published_keys p SET seq = base + u.place - 1
+          FROM unnest(keyed, keys) AS u(place, key) WHERE p.channel = channels[u.place] AND p.key = u.key;
+    END IF;
 END $$;
 -- +goose StatementEnd
 
@@ -120,4 +182,4 @@ REVOKE ALL ON ALL FUNCTIONS IN SCHEMA forgewire FROM PUBLIC;
 -- +goose Down
 DROP TABLE forgewire.outbox;
 DROP SEQUENCE forgewire.awake;
-DROP FUNCTION forgewire.publish, forgewire.broadcast, forgewire.ring, forgewire.take, forgewire.allow_publish;
+DROP FUNCTION forgewire.publish, forgewire.broadcast, forgewire.ring, forgewire.drain, forgewire.allow_publish;

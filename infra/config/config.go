@@ -57,9 +57,20 @@ type Config struct {
 	Hooks         Secret `env:"FORGEWIRE_HOOKS" meaning:"endpoints that decide over what clients do: JSON, or the path of a JSON file" example:"/etc/forgewire/hooks.json"`
 	WebhookURL    Secret `env:"FORGEWIRE_WEBHOOK_URL" meaning:"where events (occupied, vacated, connected, disconnected) are sent; without it nowhere" example:"https://app.example.com/webhooks/forgewire"`
 	WebhookSecret Secret `env:"FORGEWIRE_WEBHOOK_SECRET" meaning:"secret that webhooks are signed with (HMAC), at least 16 bytes, better 32; needed with FORGEWIRE_WEBHOOK_URL" example:"$(openssl rand -hex 32)"`
+	// Language models. Upstreams is carried as it came; package llm parses it.
+
+	UpstreamURL   Secret        `env:"FORGEWIRE_UPSTREAM_URL" meaning:"OpenAI-compatible server behind /v1/chat/completions and its like, up to and including /v1; without one there are no such routes" example:"https://api.openai.com/v1"`
+	UpstreamKey   Secret        `env:"FORGEWIRE_UPSTREAM_KEY" meaning:"key for FORGEWIRE_UPSTREAM_URL; passthrough sends the caller's own" example:"sk-..."`
+	Upstreams     Secret        `env:"FORGEWIRE_UPSTREAMS" meaning:"several upstreams, with aliases and prices: JSON, or the path of a JSON file" example:"/etc/forgewire/upstreams.json"`
+	LLMCache      string        `env:"FORGEWIRE_LLM_CACHE" envDefault:"all" oneof:"all deterministic off" meaning:"which answers are cached: all, or those to requests with temperature 0 or a seed, or none" example:"deterministic"`
+	TTLPrompt     time.Duration `env:"FORGEWIRE_TTL_PROMPT_RESPONSE" envDefault:"24h" min:"1s" max:"720h" meaning:"how long answers are cached" example:"24h"`
+	TTLEvaluation time.Duration `env:"FORGEWIRE_TTL_EVALUATION_RESULT" envDefault:"12h" min:"1s" max:"720h" meaning:"the same, of the class evaluation_result" example:"12h"`
+	TTLSystem     time.Duration `env:"FORGEWIRE_TTL_SYSTEM_PROMPT" envDefault:"168h" min:"1s" max:"720h" meaning:"the same, of the class system_prompt" example:"168h"`
 
 	// Limits and times.
 
+	CacheLocalBytes     int64         `env:"FORGEWIRE_CACHE_LOCAL_BYTES" envDefault:"33554432" min:"1048576" meaning:"memory that one replica gives to cached values, in bytes" example:"33554432"`
+	CacheMaxConnections int           `env:"FORGEWIRE_CACHE_MAX_CONNECTIONS" envDefault:"50" min:"1" max:"1000" meaning:"connections to one Valkey server that a replica may open (it needs 2)" example:"50"`
 	MaxConnections      int           `env:"FORGEWIRE_MAX_CONNECTIONS" envDefault:"15000" min:"1" max:"1000000" meaning:"client connections that one replica accepts" example:"15000"`
 	MaxUserConnections  int           `env:"FORGEWIRE_MAX_USER_CONNECTIONS" envDefault:"0" min:"0" max:"1000000" meaning:"connections of one user to one replica; 0 for no limit" example:"20"`
 	MaxIPConnections    int           `env:"FORGEWIRE_MAX_IP_CONNECTIONS" envDefault:"0" min:"0" max:"1000000" meaning:"connections of one address (of IPv6, a /64) to one replica; 0 for no limit" example:"100"`
@@ -112,10 +123,23 @@ func Load(environ []string) (*Config, error) {
 		}
 		mistakes = append(mistakes, missing)
 	}
+	mistakes = append(mistakes, cfg.checkUpstreams()...)
 	if len(mistakes) > 0 {
 		return nil, mistakes
 	}
 	return cfg, nil
+}
+
+// checkUpstreams looks at the variables of the models together.
+func (c *Config) checkUpstreams() (mistakes Mistakes) {
+	const example = "https://api.openai.com/v1"
+	if c.UpstreamURL != "" && c.Upstreams != "" {
+		mistakes = append(mistakes, Mistake{Variable: "FORGEWIRE_UPSTREAM_URL", Problem: "cannot be set beside FORGEWIRE_UPSTREAMS: list it there", Example: example})
+	}
+	if c.UpstreamKey != "" && c.UpstreamURL == "" {
+		mistakes = append(mistakes, Mistake{Variable: "FORGEWIRE_UPSTREAM_URL", Problem: "is required beside FORGEWIRE_UPSTREAM_KEY", Example: example})
+	}
+	return mistakes
 }
 
 // hasKeys reports whether tokens can be verified without a secret.

@@ -36,8 +36,19 @@ type replica struct {
 // startReplica starts binary's serve on a free port and returns when it is ready. environ is laid under
 // what it sets itself.
 func startReplica(ctx context.Context, binary, database, apiKey string, environ []string) (*replica, error) {
+	return startServer(ctx, binary, []string{"serve"}, append(environ[:len(environ):len(environ)],
+		"DATABASE_URL="+database,
+		"FORGEWIRE_API_KEY="+apiKey,
+		"FORGEWIRE_TOKEN_SECRET=none",
+		"FORGEWIRE_ALLOW_ANONYMOUS=true",
+		"FORGEWIRE_LOG_LEVEL=warn",
+	))
+}
+
+// startServer starts a program that listens on PORT, and returns when it is ready.
+func startServer(ctx context.Context, binary string, args, environ []string) (*replica, error) {
 	for try := 1; ; try++ {
-		r, err := launchReplica(ctx, binary, database, apiKey, environ)
+		r, err := launch(ctx, binary, args, environ)
 		if err != nil {
 			return nil, err
 		}
@@ -51,7 +62,7 @@ func startReplica(ctx context.Context, binary, database, apiKey string, environ 
 	}
 }
 
-func launchReplica(ctx context.Context, binary, database, apiKey string, environ []string) (*replica, error) {
+func launch(ctx context.Context, binary string, args, environ []string) (*replica, error) {
 	ln, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, fmt.Errorf("find a free port: %w", err)
@@ -62,15 +73,8 @@ func launchReplica(ctx context.Context, binary, database, apiKey string, environ
 		url:   &url.URL{Scheme: "http", Host: net.JoinHostPort("127.0.0.1", strconv.Itoa(port))},
 		ended: make(chan struct{}),
 	}
-	cmd := exec.CommandContext(context.WithoutCancel(ctx), binary, "serve") // stop ends it, in order
-	cmd.Env = append(environ[:len(environ):len(environ)],
-		"PORT="+strconv.Itoa(port),
-		"DATABASE_URL="+database,
-		"FORGEWIRE_API_KEY="+apiKey,
-		"FORGEWIRE_TOKEN_SECRET=none",
-		"FORGEWIRE_ALLOW_ANONYMOUS=true",
-		"FORGEWIRE_LOG_LEVEL=warn",
-	)
+	cmd := exec.CommandContext(context.WithoutCancel(ctx), binary, args...) // stop ends it, in order
+	cmd.Env = append(environ[:len(environ):len(environ)], "PORT="+strconv.Itoa(port))
 	cmd.Stderr = &r.log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C reaches us alone
 	tieToParent(cmd.SysProcAttr)

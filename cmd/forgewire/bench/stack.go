@@ -25,6 +25,7 @@ type stackConfig struct {
 	Environ  []string // of which the replicas get the variables of the Go runtime
 	Database string   // "" for a private one
 	Replicas int
+	Settings []string // variables of the replicas' beside those that a benchmark cannot do without
 	Progress io.Writer
 }
 
@@ -45,7 +46,7 @@ func startStack(ctx context.Context, cfg stackConfig) (s *stack, err error) {
 		}
 	}
 	for range cfg.Replicas {
-		r, err := startReplica(ctx, cfg.Binary, s.database, s.apiKey, goVariables(cfg.Environ))
+		r, err := startReplica(ctx, cfg.Binary, s.database, s.apiKey, append(goVariables(cfg.Environ), cfg.Settings...))
 		if err != nil {
 			return s, err
 		}

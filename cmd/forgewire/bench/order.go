@@ -1,0 +1,56 @@
+package bench
+
+import (
+	"context"
+	"errors"
+	"io"
+)
+
+// A loader is a process that holds many clients, since one process may not have enough descriptors for a crowd and
+// the server, and since what the clients take must not be counted as the server's. It reads orders, one JSON
+// object a line, and answers each with a report. It ends when its input does.
+
+// order has one of its parts.
+type order struct {
+	Open  *openOrder  `json:"open,omitempty"`
+	Await *awaitOrder `json:"await,omitempty"`
+	Close *closeOrder `json:"close,omitempty"`
+}
+
+// openOrder connects clients, each of which subscribes to the channel. The report comes when all are subscribed.
+type openOrder struct {
+	Address  string `json:"address"` // of the server: IP and port
+	Source   string `json:"source"`  // the clients' own IP: there are 28,000 ports for each
+	Clients  int    `json:"clients"`
+	Parallel int    `json:"parallel"` // how many are connecting at once
+	Channel  string `json:"channel"`
+	Since    *since `json:"since,omitempty"` // recover what came after
+}
+
+type since struct {
+	Offset uint64 `json:"offset"`
+	Epoch  string `json:"epoch"`
+}
+
+// awaitOrder asks for a report when every client has this many messages of its channel.
+type awaitOrder struct {
+	Messages int `json:"messages"`
+}
+
+// closeOrder closes all clients.
+type closeOrder struct{}
+
+// report is when an order was begun and fulfilled, in nanoseconds since 1970, or what went wrong.
+type report struct {
+	From  int64  `json:"from"`
+	To    int64  `json:"to"`
+	Error string `json:"error,omitempty"`
+}
+
+// Load runs a loader until its input ends.
+func Load(ctx context.Context, in, out interface{ Fd() uintptr }) error {
+	if err := runLoader(int(in.Fd()), int(out.Fd())); err != nil && !errors.Is(err, io.EOF) && ctx.Err() == nil {
+		return err
+	}
+	return nil
+}

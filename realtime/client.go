@@ -78,7 +78,7 @@ func newClient(n *Node, out transport, f format) *client {
 // send hands a frame to the connection. A client that is too slow to take it is disconnected: it resumes
 // from its position, so it loses nothing, and nobody else waits.
 func (c *client) send(frame []byte) {
-	if errors.Is(c.out.send(frame, maxPending), errSlow) {
+	if errors.Is(c.out.send(frame, c.node.pendingLimit()), errSlow) {
 		c.disconnect(disconnectSlow)
 	}
 }

@@ -16,6 +16,8 @@ type stack struct {
 	private  *devstack.Stack // nil where the database was given
 	database string
 	apiKey   string
+	valkey   bool     // there is one
+	environ  []string // what replicas get besides what launchReplica sets
 	replicas []*replica
 }
 
@@ -26,26 +28,32 @@ type stackConfig struct {
 	Database string   // "" for a private one
 	Replicas int
 	Progress io.Writer
+
+	Valkey    bool     // beside a private database, if it is installed
+	Variables []string // more of the replicas' environment
 }
 
 func startStack(ctx context.Context, cfg stackConfig) (s *stack, err error) {
-	s = &stack{database: cfg.Database, apiKey: rand.Text()}
+	s = &stack{database: cfg.Database, apiKey: rand.Text(), environ: append(goVariables(cfg.Environ), cfg.Variables...)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.stop(ctx))
 		}
 	}()
 	if s.database == "" {
-		if s.private, err = devstack.Start(ctx, devstack.Config{NoValkey: true, Progress: cfg.Progress}); err != nil {
+		if s.private, err = devstack.Start(ctx, devstack.Config{NoValkey: !cfg.Valkey, Progress: cfg.Progress}); err != nil {
 			return s, err
 		}
 		s.database = s.private.Postgres.URL()
+		if s.valkey = s.private.Valkey != nil; s.valkey {
+			s.environ = append(s.environ, "VALKEY_URL="+s.private.Valkey.URL())
+		}
 		if err = db.Migrate(ctx, s.database); err != nil {
 			return s, err
 		}
 	}
 	for range cfg.Replicas {
-		r, err := startReplica(ctx, cfg.Binary, s.database, s.apiKey, goVariables(cfg.Environ))
+		r, err := startReplica(ctx, cfg.Binary, s.database, s.apiKey, s.environ)
 		if err != nil {
 			return s, err
 		}

@@ -216,3 +216,24 @@ func TestLLMDrain(t *testing.T) {
 	<-ended
 	checkAnswer(t, contentOf(t, c.mustAsk(1, "/chat/completions", asking("m", "drain", nil)).body), "drain", 40)
 }
+
+// An answer may take longer than a request to any other route may.
+func TestLLMLongStream(t *testing.T) {
+	t.Parallel()
+	c := newLLM(t, nil, map[string]fakellm.Behaviour{
+		"paced": {Tokens: 70, Interval: 500 * time.Millisecond}, // 34.5 s
+		"whole": {Tokens: 2, FirstToken: 34 * time.Second},
+	})
+	whole := make(chan answer, 1)
+	go func() {
+		a, err := c.ask(0, "/chat/completions", asking("whole", "long", nil))
+		if err != nil || a.status != http.StatusOK {
+			t.Errorf("not streamed: %v, %d %s", err, a.status, a.body)
+		}
+		whole <- a
+	}()
+	checkAnswer(t, textOf(t, c.open(0, "/chat/completions", asking("paced", "long", object{"stream": true})).all()), "long", 70)
+	if a := <-whole; a.status == http.StatusOK {
+		checkAnswer(t, contentOf(t, a.body), "long", 2)
+	}
+}

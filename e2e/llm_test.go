@@ -148,7 +148,7 @@ func cacheStatus(h http.Header) string {
 	switch {
 	case has("collapsed"):
 		return "collapsed"
-	case has("fwd=stale"):
+	case has("fwd=stale"), has("detail=stale-if-error"):
 		return "stale"
 	case has("hit"):
 		return "hit"

@@ -167,7 +167,7 @@ func cacheStatus(header string) string {
 	switch {
 	case has("collapsed"):
 		return "joined"
-	case has("fwd=stale"):
+	case has("fwd=stale"), has("detail=stale-if-error"):
 		return "stale"
 	case has("hit"):
 		return "hit"

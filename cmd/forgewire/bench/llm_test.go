@@ -120,7 +120,7 @@ func TestWrongAnswersAreFound(t *testing.T) {
 func TestCacheStatus(t *testing.T) {
 	for header, want := range map[string]string{
 		"": "miss", "forgewire; hit; ttl=86000": "hit", "forgewire; fwd=miss; stored": "miss",
-		"forgewire; fwd=miss; collapsed": "joined", "forgewire; hit; fwd=stale": "stale", "naive; fwd=miss": "miss",
+		"forgewire; fwd=miss; collapsed": "joined", "forgewire; hit; ttl=-3; detail=stale-if-error": "stale", "naive; fwd=miss": "miss",
 	} {
 		if got := cacheStatus(header); got != want {
 			t.Errorf("%q: %s, want %s", header, got, want)

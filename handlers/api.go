@@ -19,40 +19,8 @@ const (
 	maxCommands      = 1000 // of a batch, and channels of a broadcast
 )
 
-// The server API has Centrifugo's requests and replies, so that its server SDKs work: POST /api/METHOD with a
-// JSON object, answered by {"result": …} or {"error": {"code": …, "message": …}}.
-
-// call makes a handler of one method of the API.
-func call[Request, Result any](s *server, method func(context.Context, *Request) (*Result, error)) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		body, ok := s.body(w, r)
-		if !ok {
-			return
-		}
-		result, e := invoke(r.Context(), s, body, method)
-		if e != nil {
-			s.fail(w, r, statusOf(e), e)
-			return
-		}
-		s.write(w, r, http.StatusOK, result)
-	}
-}
-
 type resultBody[Result any] struct {
 	Result *Result `json:"result"`
-}
-
-// invoke decodes a method's request and calls it.
-func invoke[Request, Result any](ctx context.Context, s *server, body []byte, method func(context.Context, *Request) (*Result, error)) (any, *realtime.Error) {
-	req := new(Request)
-	if err := decode(body, req); err != nil {
-		return nil, realtime.ErrBadRequest.With(err.Error())
-	}
-	result, err := method(ctx, req)
-	if err != nil {
-		return nil, s.errorFor(ctx, err)
-	}
-	return resultBody[Result]{result}, nil
 }
 
 // decode is strict: a field that we do not know may be one that the caller relies on.
@@ -65,7 +33,7 @@ func decode(body []byte, into any) error {
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
 		return errors.New("something follows the JSON object")
 	}
-	return nil
+	return refused(into)
 }
 
 // body reads a request's body, or answers and returns false.
@@ -92,13 +60,14 @@ type position struct {
 }
 
 type publishRequest struct {
-	Channel string            `json:"channel"`
-	Data    json.RawMessage   `json:"data"`
+	Channel string            `json:"channel" api:"required"`
+	Data    json.RawMessage   `json:"data" api:"required"`
 	Tags    map[string]string `json:"tags"`
+	Key     string            `json:"idempotency_key"` // a retry with the same is not a second message
 }
 
 func (p *publishRequest) message() realtime.Message {
-	return realtime.Message{Channel: p.Channel, Data: p.Data, Meta: realtime.Meta{Tags: p.Tags}}
+	return realtime.Message{Channel: p.Channel, Data: p.Data, Meta: realtime.Meta{Tags: p.Tags}, Key: p.Key}
 }
 
 // publish appends one message, and answers when it is committed.
@@ -111,9 +80,10 @@ func (s *server) publish(ctx context.Context, req *publishRequest) (*position, e
 }
 
 type broadcastRequest struct {
-	Channels []string          `json:"channels"`
-	Data     json.RawMessage   `json:"data"`
+	Channels []string          `json:"channels" api:"required"`
+	Data     json.RawMessage   `json:"data" api:"required"`
 	Tags     map[string]string `json:"tags"`
+	Key      string            `json:"idempotency_key"` // on each of the channels
 }
 
 type broadcastResult struct {
@@ -130,7 +100,7 @@ func (s *server) broadcast(ctx context.Context, req *broadcastRequest) (*broadca
 	}
 	messages := make([]realtime.Message, len(req.Channels))
 	for i, c := range req.Channels {
-		messages[i] = realtime.Message{Channel: c, Data: req.Data, Meta: realtime.Meta{Tags: req.Tags}}
+		messages[i] = realtime.Message{Channel: c, Data: req.Data, Meta: realtime.Meta{Tags: req.Tags}, Key: req.Key}
 	}
 	sent, err := s.node.Publish(ctx, messages...)
 	if err != nil {
@@ -144,7 +114,7 @@ func (s *server) broadcast(ctx context.Context, req *broadcastRequest) (*broadca
 }
 
 type historyRequest struct {
-	Channel string    `json:"channel"`
+	Channel string    `json:"channel" api:"required"`
 	Limit   int       `json:"limit"`
 	Since   *position `json:"since"`
 	Reverse bool      `json:"reverse"`

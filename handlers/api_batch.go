@@ -10,7 +10,7 @@ import (
 )
 
 type batchRequest struct {
-	Commands []map[string]json.RawMessage `json:"commands"`
+	Commands []map[string]json.RawMessage `json:"commands" api:"required"`
 	Parallel bool                         `json:"parallel"` // ours run in order, which keeps either promise
 }
 
@@ -84,32 +84,17 @@ func (s *server) command(ctx context.Context, c map[string]json.RawMessage) any 
 	if len(c) != 1 {
 		return errorBody{realtime.ErrBadRequest.With("a command has exactly one method")}
 	}
-	for method, raw := range c {
-		switch method {
-		case "publish":
-			return named(ctx, s, method, raw, s.publish)
-		case "broadcast":
-			return named(ctx, s, method, raw, s.broadcast)
-		case "history":
-			return named(ctx, s, method, raw, s.history)
-		case "channels":
-			return named(ctx, s, method, raw, s.channels)
-		case "info":
-			return named(ctx, s, method, raw, s.info)
+	for name, raw := range c {
+		for _, m := range s.methods {
+			if m.name != name {
+				continue
+			}
+			result, e := m.call(ctx, raw)
+			if e != nil {
+				return errorBody{e}
+			}
+			return map[string]any{name: result}
 		}
 	}
 	return errorBody{realtime.ErrMethodNotFound}
-}
-
-// named is invoke with the result under the method's name.
-func named[Request, Result any](ctx context.Context, s *server, name string, raw []byte, method func(context.Context, *Request) (*Result, error)) any {
-	req := new(Request)
-	if err := decode(raw, req); err != nil {
-		return errorBody{realtime.ErrBadRequest.With(err.Error())}
-	}
-	result, err := method(ctx, req)
-	if err != nil {
-		return errorBody{s.errorFor(ctx, err)}
-	}
-	return map[string]*Result{name: result}
 }

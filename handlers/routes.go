@@ -8,18 +8,21 @@ import (
 
 	"github.com/go-chi/chi/v5"
 
+	"forgewire/handlers/access"
 	"forgewire/realtime"
 )
 
 // Config says what the handlers serve.
 type Config struct {
 	Node                *realtime.Node
+	Gate                *access.Gate
 	Logger              *slog.Logger
 	APIKey              string // "" disables the server API
 	MaxPublicationBytes int
-	Replica             string       // this replica's name, for /api/info
 	Version             string       // of the binary
+	MetricsElsewhere    bool         // Metrics is served on a port of its own
 	Home                http.Handler // what "/" shows; nil for nothing
+	ClientIPHeader      string       // the header in which the platform's proxy says who connects; "" for none
 }
 
 // server holds what the handlers share. It is fixed once Routes has made it.
@@ -29,14 +32,16 @@ type server struct {
 	keyHash [sha256.Size]byte
 	hasKey  bool
 	maxBody int64
-	replica string
 	version string
+	methods []method // of the server API, but for batch
+	// document is the OpenAPI document.
+	document object
 }
 
 // Routes returns the handler of everything that a replica serves.
 func Routes(cfg Config) (http.Handler, error) {
-	if cfg.Node == nil || cfg.Logger == nil {
-		return nil, errors.New("handlers: Node and Logger are required")
+	if cfg.Node == nil || cfg.Gate == nil || cfg.Logger == nil {
+		return nil, errors.New("handlers: Node, Gate and Logger are required")
 	}
 	s := &server{
 		node:    cfg.Node,
@@ -44,11 +49,15 @@ func Routes(cfg Config) (http.Handler, error) {
 		keyHash: sha256.Sum256([]byte(cfg.APIKey)),
 		hasKey:  cfg.APIKey != "",
 		maxBody: int64(max(maxBatchBytes, cfg.MaxPublicationBytes+maxEnvelopeBytes)),
-		replica: cfg.Replica,
 		version: cfg.Version,
 	}
+	s.methods = methods(s)
+	s.document = document(cfg.Version, s.methods)
 	r := chi.NewRouter()
 	r.Use(s.requestID, s.recover)
+	if cfg.ClientIPHeader != "" {
+		r.Use(clientIP(cfg.ClientIPHeader))
+	}
 	r.NotFound(func(w http.ResponseWriter, r *http.Request) { s.fail(w, r, http.StatusNotFound, notFound) })
 	r.MethodNotAllowed(func(w http.ResponseWriter, r *http.Request) { s.fail(w, r, http.StatusMethodNotAllowed, wrongMethod) })
 
@@ -63,15 +72,26 @@ func Routes(cfg Config) (http.Handler, error) {
 	for _, path := range []string{"/connection/sse", "/connection/http_stream", "/emulation", "/v1/channels/{channel}/events"} {
 		r.Options(path, s.node.ServePreflight)
 	}
+	if !cfg.MetricsElsewhere {
+		r.With(s.authorize).Method(http.MethodGet, "/metrics", Metrics(cfg.Node))
+	}
 
+	r.Group(func(r chi.Router) {
+		r.Use(cfg.Gate.Authenticate)
+		r.Get("/v1/runs", cfg.Gate.ListRuns)
+		r.Get("/v1/runs/{id}", cfg.Gate.GetRun)
+		r.Get("/v1/usage", cfg.Gate.Usage)
+	})
+
+	// The document has no secrets, and tools fetch it without headers.
+	r.Get("/api/openapi.json", s.openAPI)
 	r.Route("/api", func(r chi.Router) {
 		r.Use(s.authorize)
-		r.Post("/publish", call(s, s.publish))
-		r.Post("/broadcast", call(s, s.broadcast))
+		for _, m := range s.methods {
+			r.Post("/"+m.name, s.handle(m))
+		}
 		r.Post("/batch", s.batch)
-		r.Post("/history", call(s, s.history))
-		r.Post("/channels", call(s, s.channels))
-		r.Post("/info", call(s, s.info))
+		r.Get("/stats", s.stats)
 	})
 	if cfg.Home != nil {
 		r.Handle("/*", cfg.Home)

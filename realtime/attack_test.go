@@ -273,7 +273,7 @@ func TestNeverReads(t *testing.T) {
 		_ = s.frame(opText, `{"id":2,"subscribe":{"channel":"a"}}`)
 		go func() { got <- s.count(messages) }()
 	}
-	eventually(t, 20*time.Second, "all are subscribed", func() bool { return r.node.Channels()["a"] == others+1 })
+	eventually(t, 20*time.Second, "all are subscribed", func() bool { return must(r.node.Channels(t.Context(), ""))["a"] == others+1 })
 	data := []byte(`"` + strings.Repeat("x", 128<<10) + `"`)
 	for range messages { // 6 MB: more than the kernel's buffers hold
 		must(r.node.Publish(t.Context(), Message{Channel: "a", Data: data}))
@@ -323,7 +323,7 @@ func TestTLS(t *testing.T) {
 	if err = ws.Write(t.Context(), websocket.MessageText, []byte("{\"id\":1,\"connect\":{}}\n{\"id\":2,\"subscribe\":{\"channel\":\"a\"}}")); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, 20*time.Second, "it is subscribed", func() bool { return r.node.Channels()["a"] == 1 })
+	eventually(t, 20*time.Second, "it is subscribed", func() bool { return must(r.node.Channels(t.Context(), ""))["a"] == 1 })
 	if _, ok := r.node.hub.all()[0].out.(*conn).Conn.(*tls.Conn); !ok || r.node.hub.all()[0].out.(*conn).raw != nil {
 		t.Fatal("this is not the portable path")
 	}

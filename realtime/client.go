@@ -27,12 +27,18 @@ type client struct {
 	format format
 
 	// Owned by whoever handles a command: one at a time.
-	user string
-	info []byte // JSON, of the token
+	user      string
+	info      []byte    // JSON, of the token
+	identity  *identity // nil where no namespace asks the database
+	counted   bool      // among its user's connections
+	commands  bucket
+	publishes map[string]*bucket // by namespace, where it has a rate
 
 	// Guarded by shard.mu.
 	connected bool
-	expires   time.Time // of the token; zero for never
+	hasToken  bool
+	issued    time.Time // the token; zero if it does not say
+	expires   time.Time // the same; zero for never
 	subs      map[string]*subscription
 	staleAt   int // ticks
 	pingAt    int
@@ -40,9 +46,10 @@ type client struct {
 	first     []byte
 	rest      []byte
 
-	ponged atomic.Bool
-	ended  atomic.Bool // it was told to go: what it still sends is not carried out
-	guard  guard       // of the WebSocket's reader
+	ponged    atomic.Bool
+	ended     atomic.Bool // it was told to go: what it still sends is not carried out
+	showsInfo atomic.Bool // one of its subscriptions has info
+	guard     guard       // of the WebSocket's reader
 }
 
 // transport is how bytes reach a client.
@@ -203,8 +210,15 @@ func (c *client) handleProtobuf(ctx context.Context, data []byte) *Disconnect {
 // handle runs one command. The command's strings point into the read buffer: what outlives the command is
 // cloned.
 func (c *client) handle(ctx context.Context, cmd *protocol.Command) *Disconnect {
+	c.node.stats.commands.Add(1)
+	if c.ended.Load() {
+		return nil
+	}
+	if refused, d := c.throttle(cmd); refused {
+		return d
+	}
 	if cmd.Connect != nil {
-		return c.connect(cmd)
+		return c.connect(ctx, cmd)
 	}
 	if !c.isConnected() {
 		return badRequest("the first command must be connect")
@@ -229,12 +243,18 @@ func (c *client) handle(ctx context.Context, cmd *protocol.Command) *Disconnect 
 	case cmd.History != nil:
 		reply.History, err = c.history(ctx, cmd.History)
 	case cmd.Refresh != nil:
-		reply.Refresh, err = c.refresh(cmd.Refresh)
+		reply.Refresh, err = c.refresh(ctx, cmd.Refresh)
+	case cmd.SubRefresh != nil:
+		reply.SubRefresh, err = c.subRefresh(ctx, cmd.SubRefresh)
 	case cmd.Ping != nil:
 		reply.Ping = &protocol.PingResult{}
 	case cmd.Send != nil:
 		return disconnectNotAvailable
-	case cmd.Presence != nil, cmd.PresenceStats != nil, cmd.Rpc != nil, cmd.SubRefresh != nil:
+	case cmd.Presence != nil:
+		reply.Presence, err = c.presence(ctx, cmd.Presence)
+	case cmd.PresenceStats != nil:
+		reply.PresenceStats, err = c.presenceStats(ctx, cmd.PresenceStats)
+	case cmd.Rpc != nil:
 		err = ErrNotAvailable
 	default:
 		err = ErrMethodNotFound

@@ -56,12 +56,14 @@ var (
 	disconnectShutdown     = &Disconnect{3001, "shutdown"}
 	disconnectExpired      = &Disconnect{3005, "connection expired"}
 	disconnectSlow         = &Disconnect{3008, "slow"}
+	disconnectInsufficient = &Disconnect{3010, "insufficient state"}
 	disconnectNoPong       = &Disconnect{3012, "no pong"}
 	disconnectTooMany      = &Disconnect{3013, "too many requests"}
 	disconnectInvalidToken = &Disconnect{disconnectInvalidTokenCode, "invalid token"}
 	disconnectBadRequest   = &Disconnect{disconnectBadRequestCode, "bad request"}
 	disconnectStale        = &Disconnect{3502, "stale"}
 	disconnectForced       = &Disconnect{3503, "force disconnect"}
+	disconnectUserLimit    = &Disconnect{3504, "connection limit"}
 	disconnectNotAvailable = &Disconnect{3508, "not available"}
 	// disconnectLimit is WebSocket's own "try again later" (RFC 6455 registry).
 	disconnectLimit = &Disconnect{1013, "connection limit"}
@@ -77,8 +79,16 @@ func badRequest(why string) *Disconnect {
 	return disconnectBadRequest.with(why)
 }
 
+// unsubscribeServer is how the server takes a channel away for good.
+const (
+	unsubscribeServer       = 2000
+	unsubscribeServerReason = "server unsubscribe"
+)
+
 // Unsubscribe codes from 2500 on make the client subscribe again.
 const (
 	unsubscribeInsufficient       = 2500
 	unsubscribeInsufficientReason = "insufficient state"
+	unsubscribeExpired            = 2501
+	unsubscribeExpiredReason      = "subscription expired"
 )

@@ -10,15 +10,15 @@ import (
 	"github.com/centrifugal/protocol"
 )
 
-// connect authenticates the connection.
-func (c *client) connect(cmd *protocol.Command) *Disconnect {
+// connect authenticates the connection, and makes the subscriptions that its token names.
+func (c *client) connect(ctx context.Context, cmd *protocol.Command) *Disconnect {
 	if cmd.Id == 0 {
 		return badRequest("a command needs an id")
 	}
 	if c.isConnected() {
 		return badRequest("connected already")
 	}
-	claims, err := c.authenticate(cmd.Connect.Token)
+	claims, err := c.authenticate(ctx, cmd.Connect.Token)
 	var d *Disconnect
 	if errors.As(err, &d) {
 		return d
@@ -27,27 +27,50 @@ func (c *client) connect(cmd *protocol.Command) *Disconnect {
 		c.reply(&protocol.Reply{Id: cmd.Id, Error: c.errorFor(err).reply()})
 		return nil
 	}
-	c.user, c.info = claims.Subject, claims.Info
+	if !c.admitted(claims) {
+		return disconnectUserLimit
+	}
 	result := &protocol.ConnectResult{Client: c.id, Version: c.node.cfg.Version, Ping: pingInterval, Pong: true}
 	if c.session != "" {
 		result.Session, result.Node = c.session, c.node.id
 	}
-	result.Expires, result.Ttl = c.accept(claims)
-	c.reply(&protocol.Reply{Id: cmd.Id, Connect: result})
+	if result.Expires, result.Ttl, d = c.accept(cmd.Connect.Token != "", claims); d != nil {
+		return d
+	}
+	var subs []*subscription
+	if result.Subs, subs, err = c.joinAll(ctx, claims.Subs, cmd.Connect.Subs); err != nil {
+		c.node.logger.Warn("a client's channels could not be joined", "client", c.id, "error", err)
+		return disconnectInsufficient
+	}
+	if !c.begin(&protocol.Reply{Id: cmd.Id, Connect: result}, subs...) {
+		return disconnectInsufficient
+	}
 	return nil
 }
 
+// admitted takes the connection as its user's, unless the user has as many as one may have.
+func (c *client) admitted(claims *Claims) bool {
+	if limit := c.node.cfg.MaxUserConnections; limit > 0 && claims.Subject != "" {
+		if !c.node.users.enter(claims.Subject, limit) {
+			return false
+		}
+		c.counted = true
+	}
+	c.user = claims.Subject
+	return true
+}
+
 // authenticate says who a token's client is. Without a token it is nobody, where that is allowed.
-func (c *client) authenticate(token string) (*Claims, error) {
+func (c *client) authenticate(ctx context.Context, token string) (*Claims, error) {
 	if token == "" {
 		if c.node.cfg.AllowAnonymous {
 			return &Claims{}, nil
 		}
 		return nil, disconnectInvalidToken.with("a token is required")
 	}
-	claims, err := verifyToken(c.node.cfg.TokenSecret, strings.Clone(token))
-	if errors.Is(err, ErrTokenExpired) {
-		return nil, err
+	claims, err := c.node.verifier.connection(ctx, strings.Clone(token))
+	if e := (*Error)(nil); errors.As(err, &e) {
+		return nil, err // expired, or nobody can tell now
 	}
 	if err != nil {
 		c.node.logger.Info("a client's token was refused", "client", c.id, "error", err)
@@ -56,25 +79,33 @@ func (c *client) authenticate(token string) (*Claims, error) {
 	return claims, nil
 }
 
-// accept marks the connection as good until its token ends, and returns what the client is told of that.
-func (c *client) accept(claims *Claims) (expires bool, ttl uint32) {
+// accept takes the connection as good until its token ends, and returns what the client is told of that.
+func (c *client) accept(hasToken bool, claims *Claims) (expires bool, seconds uint32, d *Disconnect) {
+	c.info = claims.Info
+	if c.node.authorizer != nil {
+		c.identity = identityOf(c.user, claims.raw)
+	}
 	c.shard.mu.Lock()
 	defer c.shard.mu.Unlock()
-	c.connected = true
-	c.expires = time.Time{}
-	if claims.ExpiresAt == nil {
-		return false, 0
+	c.shard.identified(c)
+	c.expires, c.hasToken, c.issued = time.Time{}, hasToken, issuedAt(&claims.RegisteredClaims)
+	// After the user's connections include this one: a revocation now either finds it or is found here.
+	if hasToken && c.node.revocations.refuse(c.user, c.issued) {
+		return false, 0, disconnectInvalidToken.with("revoked")
 	}
-	c.expires = claims.ExpiresAt.Time
-	return true, uint32(max(1, time.Until(c.expires).Seconds()))
+	if claims.ExpiresAt != nil {
+		c.expires = claims.ExpiresAt.Time
+	}
+	expires, seconds = ttl(c.expires)
+	return expires, seconds, nil
 }
 
 // refresh takes a new token for the same user.
-func (c *client) refresh(req *protocol.RefreshRequest) (*protocol.RefreshResult, error) {
+func (c *client) refresh(ctx context.Context, req *protocol.RefreshRequest) (*protocol.RefreshResult, error) {
 	if req.Token == "" {
 		return nil, badRequest("refresh needs a token")
 	}
-	claims, err := c.authenticate(req.Token)
+	claims, err := c.authenticate(ctx, req.Token)
 	if err != nil {
 		return nil, err
 	}
@@ -82,7 +113,10 @@ func (c *client) refresh(req *protocol.RefreshRequest) (*protocol.RefreshResult,
 		return nil, disconnectInvalidToken.with("another user's token")
 	}
 	r := &protocol.RefreshResult{Client: c.id, Version: c.node.cfg.Version}
-	r.Expires, r.Ttl = c.accept(claims)
+	var d *Disconnect
+	if r.Expires, r.Ttl, d = c.accept(true, claims); d != nil {
+		return nil, d
+	}
 	return r, nil
 }
 
@@ -92,12 +126,10 @@ func (c *client) publish(ctx context.Context, req *protocol.PublishRequest) erro
 	if why := checkChannel(channel); why != "" {
 		return ErrBadRequest.With(why)
 	}
-	o := c.node.cfg.Namespaces.of(channel)
-	allowed := o.AllowPublishForClient || o.AllowPublishForSubscriber && c.isSubscribed(channel)
-	if !allowed || c.user == "" && !o.AllowPublishForAnonymous {
-		return ErrPermissionDenied
+	if err := c.mayPublish(ctx, channel, c.node.cfg.Namespaces.of(channel)); err != nil {
+		return err
 	}
-	info := &Info{User: c.user, Client: c.id, ConnInfo: c.info}
+	info := &Info{User: c.user, Client: c.id, ConnInfo: c.info, ChanInfo: c.infoOn(channel)}
 	_, err := c.node.Publish(ctx, Message{Channel: channel, Data: bytes.Clone(req.Data), Meta: Meta{Info: info}})
 	return err
 }
@@ -108,8 +140,12 @@ func (c *client) history(ctx context.Context, req *protocol.HistoryRequest) (*pr
 	if why := checkChannel(channel); why != "" {
 		return nil, ErrBadRequest.With(why)
 	}
-	if !c.node.cfg.Namespaces.of(channel).AllowHistoryForSubscriber || !c.isSubscribed(channel) {
+	o := c.node.cfg.Namespaces.of(channel)
+	if !o.AllowHistoryForSubscriber || !c.isSubscribed(channel) {
 		return nil, ErrPermissionDenied
+	}
+	if err := c.mayRead(ctx, channel, o); err != nil {
+		return nil, err
 	}
 	f := HistoryFilter{Limit: int(req.Limit), Reverse: req.Reverse}
 	if req.Since != nil {
@@ -131,6 +167,19 @@ func (c *client) isSubscribed(channel string) bool {
 	defer c.shard.mu.Unlock()
 	sub := c.subs[channel]
 	return sub != nil && sub.live
+}
+
+// infoOn is what the client's subscription to a channel shows of it to others.
+func (c *client) infoOn(channel string) []byte {
+	if !c.showsInfo.Load() {
+		return nil // as nearly always: no publish waits for the shard
+	}
+	c.shard.mu.Lock()
+	defer c.shard.mu.Unlock()
+	if sub := c.subs[channel]; sub != nil {
+		return sub.info
+	}
+	return nil
 }
 
 func (c *client) unsubscribe(channel string) {

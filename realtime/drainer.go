@@ -258,14 +258,15 @@ func (d *drainer) drainAll(ctx context.Context) (total int, err error) {
 func (d *drainer) drain(ctx context.Context, tx pgx.Tx) (n int, more bool, err error) {
 	var at string
 	var messages []Message
-	rows, err := tx.Query(ctx, "SELECT at::text, more, channel, data FROM forgewire.take($1::text::pg_snapshot, $2, $3)", d.seen, drainRows, drainBytes)
+	rows, err := tx.Query(ctx, "SELECT at::text, more, channel, data, coalesce(key, '') FROM forgewire.take($1::text::pg_snapshot, $2, $3)", d.seen, drainRows, drainBytes)
 	if err != nil {
 		return 0, false, err
 	}
 	var channel, data *string
-	_, err = pgx.ForEachRow(rows, []any{&at, &more, &channel, &data}, func() error {
+	var key string
+	_, err = pgx.ForEachRow(rows, []any{&at, &more, &channel, &data, &key}, func() error {
 		if channel != nil {
-			messages = append(messages, Message{Channel: *channel, Data: []byte(*data)})
+			messages = append(messages, Message{Channel: *channel, Data: []byte(*data), Key: key})
 		}
 		return nil
 	})

@@ -103,7 +103,7 @@ func TestEventsReset(t *testing.T) {
 	// The log goes back under an open stream: it ends, and what comes back is told.
 	s = openStream(t, "GET", r.url("/events/a"), "", "Last-Event-ID", eventID(at.Epoch, at.Offset))
 	s.event()
-	eventually(t, 20*time.Second, "it is subscribed", func() bool { return r.node.Channels()["a"] == 1 })
+	eventually(t, 20*time.Second, "it is subscribed", func() bool { return must(r.node.Channels(t.Context(), ""))["a"] == 1 })
 	r.node.hub.lost(at.Offset - 1)
 	if got := s.event(); !strings.HasPrefix(got, "event: end\n") || !strings.Contains(got, "2500") {
 		t.Errorf("%q", got)

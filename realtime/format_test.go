@@ -87,7 +87,7 @@ func FuzzStreamCommands(f *testing.F) {
 	pool.Close()
 	n := &Node{hub: newHub(), logger: slog.New(slog.DiscardHandler), log: NewLog(pool), publisher: NewPublisher(nil),
 		cfg: Config{AllowAnonymous: true, MaxPublicationBytes: 1000, Namespaces: NewNamespaces()}}
-	n.past = n.log.recover
+	n.past = n.log
 	for _, s := range n.hub.shards {
 		s.handle(event{reset: true, at: 100, epoch: "x"})
 	}

@@ -45,9 +45,12 @@ func FuzzCommands(f *testing.F) {
 		s.handle(event{reset: true, at: 100, epoch: "x"})
 	}
 	n := &Node{hub: h, logger: slog.New(slog.DiscardHandler), log: NewLog(pool), publisher: NewPublisher(nil),
-		cfg: Config{AllowAnonymous: true, TokenSecret: testSecret, MaxPublicationBytes: 1000,
+		cfg: Config{AllowAnonymous: true, Tokens: TokenConfig{Secret: testSecret}, MaxPublicationBytes: 1000,
 			Namespaces: must(ParseNamespaces(`{"without_namespace":{"allow_publish_for_client":true}}`))}}
-	n.past = n.log.recover
+	n.past = n.log
+	if err := n.guard(); err != nil {
+		f.Fatal(err)
+	}
 	gone, cancel := context.WithCancel(context.Background())
 	cancel()
 	f.Fuzz(func(t *testing.T, data []byte) {

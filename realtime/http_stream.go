@@ -84,6 +84,11 @@ func (n *Node) serveStream(w http.ResponseWriter, r *http.Request, f format, beg
 		return
 	}
 	defer n.clients.Done()
+	leave, ok := n.admit(w, r)
+	if !ok {
+		return
+	}
+	defer leave()
 	defer n.hub.count.Add(-1)
 	if n.hub.count.Add(1) > int64(n.cfg.MaxConnections) {
 		n.stats.disconnects.add(disconnectLimit)

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/centrifugal/protocol"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -17,10 +18,13 @@ type hub struct {
 	seed   maphash.Seed
 	count  atomic.Int64 // connections
 	epoch  string       // the log's; owned by whoever delivers
+	tail   tail
+	// arrivals knows when notifications came, and how long ours were under way.
+	arrivals arrivals
 }
 
 func newHub() *hub {
-	h := &hub{seed: maphash.MakeSeed()}
+	h := &hub{seed: maphash.MakeSeed(), tail: tail{limit: maxTailMessages}}
 	for range 2 * runtime.GOMAXPROCS(0) {
 		h.shards = append(h.shards, newShard())
 	}
@@ -46,17 +50,25 @@ type burst struct {
 	channel  string
 	epoch    string // the log's
 	messages []*Message
-	size     int    // of their data, in bytes
-	last     uint64 // the newest one's offset; 0 for ephemeral ones
+	size     int               // of their data, in bytes
+	last     uint64            // the newest one's offset; 0 for ephemeral ones
+	news     []*protocol.Reply // joins and leaves, instead of messages
 	encoded  [formats]struct {
 		once  sync.Once
 		bytes []byte
 	}
+	viewed viewed // for subscriptions that have a view
 }
 
 func (b *burst) frame(f format) []byte {
 	e := &b.encoded[f]
-	e.once.Do(func() { e.bytes = b.encode(f, b.messages) })
+	e.once.Do(func() {
+		if b.news != nil {
+			e.bytes = f.encode(b.news...)
+			return
+		}
+		e.bytes = b.encode(f, b.messages)
+	})
 	return e.bytes
 }
 
@@ -70,7 +82,7 @@ func (b *burst) encode(f format, messages []*Message) []byte {
 
 // frameAfter is the frame for a subscriber that has everything up to offset.
 func (b *burst) frameAfter(f format, offset uint64) []byte {
-	if offset < b.messages[0].Offset || b.last == 0 {
+	if b.last == 0 || offset < b.messages[0].Offset {
 		return b.frame(f)
 	}
 	for i, m := range b.messages {
@@ -85,6 +97,9 @@ func (b *burst) frameAfter(f format, offset uint64) []byte {
 // It waits while a shard is so far behind that its queue is full: then the listener reads no further, and
 // Postgres keeps what comes.
 func (h *hub) deliver(messages []Message) {
+	if messages[0].Offset != 0 {
+		h.tail.add(messages)
+	}
 	var bursts []*burst
 	byChannel := make(map[string]*burst, 1)
 	for i := range messages {
@@ -99,15 +114,18 @@ func (h *hub) deliver(messages []Message) {
 		b.size += len(m.Data)
 		b.last = m.Offset
 	}
+	h.arrivals.delivered(messages)
 	h.tell(event{bursts: bursts, at: messages[len(messages)-1].Offset}) // 0 for ephemeral ones
 }
 
 func (h *hub) lost(survived uint64) {
+	h.tail.truncate(survived)
 	h.tell(event{lost: true, at: survived})
 }
 
 func (h *hub) reset(at Position) {
 	h.epoch = at.Epoch
+	h.tail.reset(at)
 	h.tell(event{reset: true, at: at.Offset, epoch: at.Epoch})
 }
 
@@ -144,6 +162,20 @@ func (h *hub) all() (all []*client) {
 		s.mu.Lock()
 		for c := range s.clients {
 			all = append(all, c)
+		}
+		s.mu.Unlock()
+	}
+	return all
+}
+
+// clientsOf returns a user's connections on this replica, or the one with that id.
+func (h *hub) clientsOf(user, id string) (all []*client) {
+	for _, s := range h.shards {
+		s.mu.Lock()
+		for c := range s.users[user] {
+			if id == "" || c.id == id {
+				all = append(all, c)
+			}
 		}
 		s.mu.Unlock()
 	}

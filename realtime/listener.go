@@ -41,8 +41,11 @@ type listener struct {
 	health   *health
 	bell     func(from string) // somebody published from SQL, or may have while we were away
 	out      *hub
+	back     func()            // connected again: the database may have lost what is not logged
 	control  func(body []byte) // what another replica, or this one, told all
 	conn     *pgx.Conn
+
+	relearn func(context.Context, querier) error // what was told while we did not listen, after each LISTEN
 }
 
 // run listens until ctx ends, reconnecting for ever.
@@ -82,11 +85,15 @@ func (l *listener) session(ctx context.Context) (connected bool, err error) {
 	if _, err = l.conn.Exec(setup, "LISTEN "+notifyLog+"; LISTEN "+notifyBell); err != nil {
 		return false, fmt.Errorf("listen: %w", err)
 	}
+	if err = l.relearn(setup, l.conn); err != nil {
+		return false, err
+	}
 	if err = l.follower.resume(setup); err != nil {
 		return false, err
 	}
 	l.health.connected()
 	l.bell("")
+	l.back()
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return l.follow(ctx) })
 	g.Go(func() error {
@@ -133,6 +140,7 @@ func (l *listener) next(window, ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("wait for a notification: %w", err)
 	}
+	l.out.arrivals.heard()
 	if n.Channel == notifyBell {
 		l.bell(n.Payload)
 		return nil
@@ -143,6 +151,14 @@ func (l *listener) next(window, ctx context.Context) error {
 	}
 	if body, ok := strings.CutPrefix(n.Payload, kindEphemeral); ok {
 		l.ephemeral(body)
+		return nil
+	}
+	if body, ok := strings.CutPrefix(n.Payload, kindNews); ok {
+		if all, err := parseNews(body); err != nil {
+			l.logger.Warn("news of joins and leaves that no replica sent was ignored", "error", err)
+		} else {
+			l.out.announce(all)
+		}
 		return nil
 	}
 	if body, ok := strings.CutPrefix(n.Payload, kindControl); ok {

@@ -43,8 +43,20 @@ func (l *Log) Append(ctx context.Context, m Message) (uint64, error) {
 
 // appendTo writes messages in one transaction and one round trip and sets the offsets of those that are
 // stored. It returns after the commit. On an error that is not pgconn.SafeToRetry nobody knows whether they
-// were appended.
+// were appended. Where messages have keys it may take a round trip and a transaction more: see appendOnce.
 func appendTo(ctx context.Context, q querier, messages []Message) error {
+	for i := range messages {
+		if messages[i].Key != "" {
+			return appendOnce(ctx, q, messages)
+		}
+	}
+	_, err := appendBatch(ctx, q, messages, nil)
+	return err
+}
+
+// appendBatch appends all messages, unless one of the keyed ones, whose indexes those are, was published
+// before: then it sets the offsets of these alone, to the first one's, and returns their indexes.
+func appendBatch(ctx context.Context, q querier, messages []Message, keyed []int) (known []int, err error) {
 	var stored, passing []Message
 	for _, m := range messages {
 		if m.ephemeral {
@@ -58,9 +70,9 @@ func appendTo(ctx context.Context, q querier, messages []Message) error {
 		var n int
 		err := q.QueryRow(ctx, "SELECT count(pg_notify($1, o)) FROM unnest($2::text[]) AS o", notifyLog, others).Scan(&n)
 		if err != nil {
-			return fmt.Errorf("notify of messages: %w", err)
+			return nil, fmt.Errorf("notify of messages: %w", err)
 		}
-		return nil
+		return nil, nil
 	}
 	channels, datas := make([]string, len(stored)), make([]string, len(stored))
 	metas, nullable := make([]string, len(stored)), make([]*string, len(stored))
@@ -72,18 +84,23 @@ func appendTo(ctx context.Context, q querier, messages []Message) error {
 		}
 	}
 	bodies, counts := pack(stored, metas)
+	args := []any{channels, datas, nullable, bodies, counts, others}
 	var base uint64
-	err := q.QueryRow(ctx, "SELECT forgewire.append($1, $2, $3, $4, $5, $6)", channels, datas, nullable, bodies, counts, others).Scan(&base)
+	if len(keyed) > 0 {
+		base, known, err = queryOnce(ctx, q, messages, keyed, args)
+	} else {
+		err = q.QueryRow(ctx, "SELECT forgewire.append($1, $2, $3, $4, $5, $6)", args...).Scan(&base)
+	}
 	if err != nil {
-		return fmt.Errorf("append messages: %w", err)
+		return nil, fmt.Errorf("append messages: %w", err)
 	}
 	for i := range messages {
-		if !messages[i].ephemeral {
+		if len(known) == 0 && !messages[i].ephemeral {
 			messages[i].Offset = base
 			base++
 		}
 	}
-	return nil
+	return known, nil
 }
 
 // logState is what a follower must know of the log to trust a position.
@@ -120,7 +137,7 @@ const (
 
 // readRange returns the first messages after from and before to, in order: at least one if there is one.
 func readRange(ctx context.Context, q querier, from, to uint64) ([]Message, error) {
-	rows, err := q.Query(ctx, `SELECT seq, channel, data, coalesce(meta, '') FROM (
+	rows, err := q.Query(ctx, `SELECT seq, channel, data, coalesce(meta, ''), published_at FROM (
 			SELECT m.*, sum(octet_length(data)) OVER (ORDER BY seq) - octet_length(data) AS before FROM (
 				SELECT * FROM forgewire.messages WHERE seq > $1 AND seq < $2 ORDER BY seq LIMIT $3) m) m
 		WHERE before < $4 ORDER BY seq`, int64(from), int64(to), readMessages, readBytes)
@@ -133,7 +150,7 @@ func collect(rows pgx.Rows, err error) ([]Message, error) {
 	}
 	messages, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (m Message, err error) {
 		var data, meta string
-		if err = row.Scan(&m.Offset, &m.Channel, &data, &meta); err != nil {
+		if err = row.Scan(&m.Offset, &m.Channel, &data, &meta, &m.published); err != nil {
 			return m, err
 		}
 		m.Data = []byte(data)
@@ -150,48 +167,6 @@ func collect(rows pgx.Rows, err error) ([]Message, error) {
 // pool's connections, on which publishes wait too.
 const queryTimeout = 5 * time.Second
 
-// Bounds of one recovery. A client that missed more starts anew: it would wait longer for the past than
-// the present is worth, and the reply would not fit its queue.
-const (
-	MaxRecovered      = 10_000  // messages
-	maxRecoveredBytes = 4 << 20 // of data
-)
-
-// recover returns the channel's messages after since, up to and including upto: all of them, or
-// ErrUnrecoverable. A since after upto is one that this replica has not reached yet.
-func (l *Log) recover(ctx context.Context, channel string, since Position, upto uint64) ([]Message, error) {
-	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
-	defer cancel()
-	var messages []Message
-	if since.Offset < upto {
-		var size int64
-		err := l.pool.QueryRow(ctx, `SELECT coalesce(sum(octet_length(data)), 0) FROM (SELECT data FROM forgewire.messages
-			WHERE channel = $1 AND seq > $2 AND seq <= $3 ORDER BY seq LIMIT $4) m`,
-			channel, int64(since.Offset), int64(upto), MaxRecovered+1).Scan(&size)
-		if err != nil {
-			return nil, fmt.Errorf("measure what was missed: %w", err)
-		}
-		if size > maxRecoveredBytes {
-			return nil, ErrUnrecoverable
-		}
-		rows, err := l.pool.Query(ctx, `SELECT seq, channel, data, coalesce(meta, '') FROM forgewire.messages
-			WHERE channel = $1 AND seq > $2 AND seq <= $3 ORDER BY seq LIMIT $4`,
-			channel, int64(since.Offset), int64(upto), MaxRecovered+1)
-		if messages, err = collect(rows, err); err != nil {
-			return nil, err
-		}
-	}
-	// After the read: what is not retired now was not when we read.
-	s, err := readState(ctx, l.pool, since.Offset)
-	if err != nil {
-		return nil, err
-	}
-	if s.epoch != since.Epoch || since.Offset < s.retired || !s.valid || len(messages) > MaxRecovered {
-		return nil, ErrUnrecoverable
-	}
-	return messages, nil
-}
-
 // History is a page of a channel's messages, and the newest position at the time.
 type History struct {
 	Messages []Message
@@ -204,6 +179,8 @@ type HistoryFilter struct {
 	Since   *Position // only what came after it, or before it if Reverse
 	Limit   int
 	Reverse bool // newest first
+
+	kept kept // what the channel's namespace keeps
 }
 
 // History reads a channel's messages. It returns ErrUnrecoverable, and the newest position, for a Since that
@@ -223,6 +200,13 @@ func (l *Log) History(ctx context.Context, channel string, f HistoryFilter) (His
 	if f.Since != nil && f.Since.Epoch != "" && (f.Since.Epoch != s.epoch || at < s.retired && !f.Reverse || !s.valid && at > s.retired) {
 		return h, ErrUnrecoverable
 	}
+	cut, err := l.cut(ctx, channel, f.kept)
+	if err != nil {
+		return h, err
+	}
+	if f.Since != nil && !f.Reverse && cut > at {
+		return h, ErrUnrecoverable
+	}
 	if f.Limit == 0 {
 		return h, nil
 	}
@@ -230,23 +214,23 @@ func (l *Log) History(ctx context.Context, channel string, f HistoryFilter) (His
 	if limit < 0 || limit > MaxRecovered {
 		limit = MaxRecovered
 	}
-	from, to := int64(at), int64(s.last)+1
+	from, to := int64(max(at, cut)), int64(s.last)+1
 	order := "ASC"
 	if f.Reverse {
 		order = "DESC"
-		from = 0
+		from = int64(cut)
 		if f.Since != nil {
 			to = int64(at)
 		}
 	}
-	rows, err := l.pool.Query(ctx, `SELECT seq, channel, data, coalesce(meta, '') FROM forgewire.messages
+	rows, err := l.pool.Query(ctx, `SELECT seq, channel, data, coalesce(meta, ''), published_at FROM forgewire.messages
 		WHERE channel = $1 AND seq > $2 AND seq < $3 ORDER BY seq `+order+` LIMIT $4`, channel, from, to, limit)
 	h.Messages, err = collect(rows, err)
 	return h, err
 }
 
 // Maintain keeps the log inside its age (against now) and size: it makes partitions ahead, begins a new one
-// when the current is an eighth of either, and retires what is over. Any number of replicas may call it.
+// when the current is an eighth of either, and retires what is over. It also forgets old keys. Any number of replicas may call it.
 func (l *Log) Maintain(ctx context.Context, now time.Time, age time.Duration, size int64) error {
 	if _, err := l.pool.Exec(ctx, "SELECT forgewire.rotate($1, $2)", now.Add(-age/8), size/8); err != nil {
 		return fmt.Errorf("make a partition: %w", err)
@@ -257,7 +241,7 @@ func (l *Log) Maintain(ctx context.Context, now time.Time, age time.Duration, si
 			return fmt.Errorf("retire a partition: %w", err)
 		}
 		if !did {
-			return nil
+			return l.forgetKeys(ctx, now)
 		}
 	}
 }

@@ -78,7 +78,7 @@ func TestRetirement(t *testing.T) {
 		t.Fatalf("%d messages, want all 20 before retirement", len(h.Messages))
 	}
 	before := Position{Offset: old[4].Offset, Epoch: h.Position.Epoch}
-	if got := must(l.recover(t.Context(), "room:1", before, recent[9].Offset)); len(got) != 15 {
+	if got := must(l.recover(t.Context(), "room:1", before, recent[9].Offset, kept{})); len(got) != 15 {
 		t.Fatalf("recovered %d messages over the partitions' border, want 15", len(got))
 	}
 	if err := l.Maintain(t.Context(), between.Add(age), age, size); err != nil {
@@ -88,11 +88,11 @@ func TestRetirement(t *testing.T) {
 	if len(h.Messages) != 10 || h.Messages[0].Offset != recent[0].Offset {
 		t.Fatalf("%d messages after retirement, want the 10 recent ones", len(h.Messages))
 	}
-	if _, err := l.recover(t.Context(), "room:1", before, recent[9].Offset); !errors.Is(err, ErrUnrecoverable) {
+	if _, err := l.recover(t.Context(), "room:1", before, recent[9].Offset, kept{}); !errors.Is(err, ErrUnrecoverable) {
 		t.Fatalf("a retired position: %v", err)
 	}
 	last := Position{Offset: old[9].Offset, Epoch: h.Position.Epoch}
-	if got := must(l.recover(t.Context(), "room:1", last, recent[9].Offset)); len(got) != 10 {
+	if got := must(l.recover(t.Context(), "room:1", last, recent[9].Offset, kept{})); len(got) != 10 {
 		t.Fatalf("recovered %d messages from the last retired position, want 10", len(got))
 	}
 	var partitions int
@@ -171,7 +171,7 @@ func TestPositions(t *testing.T) {
 		{"another log", Position{m[1].Offset, "other"}, 0, ErrUnrecoverable},
 		{"zero", Position{0, epoch}, 0, ErrUnrecoverable},
 	} {
-		got, err := l.recover(t.Context(), "room:1", c.since, next[1].Offset)
+		got, err := l.recover(t.Context(), "room:1", c.since, next[1].Offset, kept{})
 		if len(got) != c.missed || !errors.Is(err, c.err) {
 			t.Errorf("%s: %d messages, %v; want %d, %v", c.name, len(got), err, c.missed, c.err)
 		}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"time"
 	"unicode/utf8"
 
 	"github.com/centrifugal/protocol"
@@ -13,6 +14,9 @@ import (
 const (
 	MaxChannelLength = 255      // bytes
 	MaxMessageBytes  = 16 << 20 // of data; a replica is configured to take less
+	MaxTags          = 64
+	MaxTagsBytes     = 4 << 10 // of their names and values
+	MaxInfoBytes     = 4 << 10 // of what the token says of a client that publishes
 )
 
 // Message is what travels through the log: one publication on one channel.
@@ -22,7 +26,11 @@ type Message struct {
 	Data    json.RawMessage // valid JSON without line breaks; see compact
 	Meta    Meta
 
-	ephemeral bool // it travels in a notification alone
+	// Key makes a retry of the same publish not a second message: see MaxKeyLength. Only its publisher knows it.
+	Key string
+
+	ephemeral bool      // it travels in a notification alone
+	published time.Time // zero where nobody asked the log
 }
 
 // Meta is what a publication carries beside its data.
@@ -36,9 +44,28 @@ type Info struct {
 	User     string          `json:"user"`
 	Client   string          `json:"client"`
 	ConnInfo json.RawMessage `json:"conn_info,omitempty"`
+	ChanInfo json.RawMessage `json:"chan_info,omitempty"`
 }
 
 func (m Meta) empty() bool { return m.Info == nil && len(m.Tags) == 0 }
+
+// check says whether m is small enough to travel with every copy of its message, as an *Error or nil.
+func (m Meta) check() error {
+	size := 0
+	for k, v := range m.Tags {
+		if k == "" || !utf8.ValidString(k) || !utf8.ValidString(v) {
+			return ErrBadRequest.With("a tag has no name or is not valid UTF-8")
+		}
+		size += len(k) + len(v)
+	}
+	if len(m.Tags) > MaxTags || size > MaxTagsBytes {
+		return ErrLimitExceeded.With(fmt.Sprintf("more than %d tags, or more than %d bytes of them", MaxTags, MaxTagsBytes))
+	}
+	if i := m.Info; i != nil && len(i.User)+len(i.ConnInfo) > MaxInfoBytes {
+		return ErrLimitExceeded.With(fmt.Sprintf("the publisher's name and info are larger than %d bytes", MaxInfoBytes))
+	}
+	return nil
+}
 
 // encode returns the JSON of m, or "" for the zero Meta.
 func (m Meta) encode() string {
@@ -64,7 +91,7 @@ func decodeMeta(s string) (m Meta, err error) {
 func (m *Message) publication() *protocol.Publication {
 	p := &protocol.Publication{Data: protocol.Raw(m.Data), Offset: m.Offset, Tags: m.Meta.Tags}
 	if i := m.Meta.Info; i != nil {
-		p.Info = &protocol.ClientInfo{User: i.User, Client: i.Client, ConnInfo: protocol.Raw(i.ConnInfo)}
+		p.Info = &protocol.ClientInfo{User: i.User, Client: i.Client, ConnInfo: protocol.Raw(i.ConnInfo), ChanInfo: protocol.Raw(i.ChanInfo)}
 	}
 	return p
 }
@@ -98,7 +125,10 @@ func check(m *Message, maxBytes int) error {
 		return ErrBadRequest.With(why)
 	}
 	m.Data = data
-	return nil
+	if why := checkIdempotencyKey(m.Key); why != "" {
+		return ErrBadRequest.With(why)
+	}
+	return m.Meta.check()
 }
 
 // compact returns data without insignificant white space, so that it has no line break: those separate

@@ -8,29 +8,83 @@ import (
 	"io"
 	"os"
 	"strings"
+	"time"
 )
 
 // ChannelOptions say what a namespace's channels are and what clients may do on them. The names are
 // Centrifugo's.
 type ChannelOptions struct {
 	// Who may subscribe: whoever is connected, unless a namespace says otherwise.
-	AllowSubscribeForClient    bool `json:"allow_subscribe_for_client"`    // default true
+	AllowSubscribeForClient    bool `json:"allow_subscribe_for_client"`    // default true; else a subscription token or a hook is needed
 	AllowSubscribeForAnonymous bool `json:"allow_subscribe_for_anonymous"` // default true: clients without a user
 	// Who may publish from a client: nobody, unless a namespace says otherwise.
 	AllowPublishForClient     bool `json:"allow_publish_for_client"`     // whoever is connected
 	AllowPublishForSubscriber bool `json:"allow_publish_for_subscriber"` // whoever is subscribed to the channel
 	AllowPublishForAnonymous  bool `json:"allow_publish_for_anonymous"`  // of those, also clients without a user; default true
+	PublishRate               int  `json:"publish_rate"`                 // publishes a second of one client on these channels; 0: as all commands
 
 	// What is kept. The log keeps everything for its retention; these say how much of it clients get.
-	Ephemeral                 bool `json:"ephemeral"`                    // never stored: who is away misses it
-	AllowHistoryForSubscriber bool `json:"allow_history_for_subscriber"` // default true
-	Recovery                  bool `json:"recovery"`                     // default true
+	Ephemeral                 bool     `json:"ephemeral"` // never stored: who is away misses it
+	HistorySize               int      `json:"history_size"`
+	HistoryTTL                Duration `json:"history_ttl"`
+	AllowHistoryForSubscriber bool     `json:"allow_history_for_subscriber"` // default true
+	Recovery                  bool     `json:"recovery"`                     // default true
+	CacheChannel              bool     `json:"cache_channel"`                // a subscriber gets the last message at once
+	Delta                     bool     `json:"delta"`                        // fossil deltas for clients that ask
+	AllowTagsFilter           bool     `json:"allow_tags_filter"`            // clients may ask for a part of the publications, by their tags
+
+	// Who is there.
+	Presence                   bool `json:"presence"`
+	JoinLeave                  bool `json:"join_leave"`
+	AllowPresenceForSubscriber bool `json:"allow_presence_for_subscriber"` // default true
+
+	// Who decides beside tokens.
+	Authorize      bool `json:"authorize"`       // forgewire.authorize(user, channel, action) in the database
+	SubscribeProxy bool `json:"subscribe_proxy"` // the subscribe hook
+	PublishProxy   bool `json:"publish_proxy"`   // the publish hook
+	Webhooks       bool `json:"webhooks"`        // occupied and vacated are reported
+}
+
+// Duration is a time.Duration that JSON has as "10m".
+type Duration time.Duration
+
+// UnmarshalJSON reads what time.ParseDuration reads.
+func (d *Duration) UnmarshalJSON(b []byte) error {
+	var s string
+	if err := json.Unmarshal(b, &s); err != nil {
+		return errors.New(`a duration is a string such as "10m"`)
+	}
+	v, err := time.ParseDuration(s)
+	if err != nil || v < 0 {
+		return fmt.Errorf(`%q is not a duration such as "10m"`, s)
+	}
+	*d = Duration(v)
+	return nil
 }
 
 // defaultOptions are a channel's where nothing is configured.
 var defaultOptions = ChannelOptions{
 	AllowSubscribeForClient: true, AllowSubscribeForAnonymous: true, AllowPublishForAnonymous: true,
-	AllowHistoryForSubscriber: true, Recovery: true,
+	AllowHistoryForSubscriber: true, Recovery: true, AllowPresenceForSubscriber: true,
+}
+
+// check says what contradicts itself, or "".
+func (o ChannelOptions) check() string {
+	switch {
+	case o.Ephemeral && (o.HistorySize > 0 || o.HistoryTTL > 0):
+		return "ephemeral channels have no history: remove history_size and history_ttl"
+	case o.Ephemeral && o.CacheChannel:
+		return "an ephemeral channel has no last message: remove cache_channel"
+	case o.Ephemeral && o.Delta:
+		return "ephemeral channels have no deltas: remove delta"
+	case o.CacheChannel && !o.Recovery:
+		return "a cache channel's last message is recovered: remove recovery or cache_channel"
+	case o.HistorySize < 0 || o.PublishRate < 0:
+		return "history_size and publish_rate cannot be negative"
+	case o.JoinLeave && !o.Presence:
+		return "join_leave needs presence"
+	}
+	return ""
 }
 
 // Namespaces are the channel options by prefix: "chat:1" belongs to the namespace "chat". A channel of no
@@ -49,7 +103,8 @@ func NewNamespaces() *Namespaces {
 //
 //	{"without_namespace": {options}, "namespaces": [{"name": "chat", options}]}
 //
-// Keys it does not know are an error, with the line, so that a misspelt permission is not silently the default.
+// Keys it does not know and options that contradict each other are an error, with the line, so that a
+// misspelt permission is not silently the default.
 func ParseNamespaces(text string) (*Namespaces, error) {
 	n := NewNamespaces()
 	text = strings.TrimSpace(text)
@@ -69,6 +124,9 @@ func ParseNamespaces(text string) (*Namespaces, error) {
 	}{Without: &n.without}
 	if err := strict(data, data, &file); err != nil {
 		return nil, err
+	}
+	if why := n.without.check(); why != "" {
+		return nil, fmt.Errorf("namespaces, without_namespace: %s", why)
 	}
 	for _, raw := range file.Namespaces {
 		if err := n.add(data, raw); err != nil {
@@ -93,6 +151,9 @@ func (n *Namespaces) add(file, raw []byte) error {
 	}
 	if _, twice := n.byName[ns.Name]; twice {
 		return fmt.Errorf("namespaces, line %d: %q is listed twice", line, ns.Name)
+	}
+	if why := ns.check(); why != "" {
+		return fmt.Errorf("namespaces, line %d: %q: %s", line, ns.Name, why)
 	}
 	n.byName[ns.Name] = ns.ChannelOptions
 	return nil
@@ -119,9 +180,27 @@ func lineOf(file, part []byte, offset int) int {
 
 // of returns the options of a channel.
 func (n *Namespaces) of(channel string) ChannelOptions {
-	name, _, ok := strings.Cut(strings.TrimPrefix(channel, "$"), ":")
-	if o, listed := n.byName[name]; ok && listed {
+	if o, listed := n.byName[namespaceOf(channel)]; listed {
 		return o
 	}
 	return n.without
+}
+
+// namespaceOf is the prefix of a channel, or "".
+func namespaceOf(channel string) string {
+	name, _, ok := strings.Cut(strings.TrimPrefix(channel, "$"), ":")
+	if !ok {
+		return ""
+	}
+	return name
+}
+
+// authorize reports whether the database decides on any channel.
+func (n *Namespaces) authorize() bool {
+	for _, o := range n.byName {
+		if o.Authorize {
+			return true
+		}
+	}
+	return n.without.Authorize
 }

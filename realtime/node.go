@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"sync"
 	"time"
 
 	"github.com/coder/websocket"
 	"github.com/google/uuid"
+	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"golang.org/x/sync/errgroup"
 )
@@ -26,13 +28,18 @@ type Config struct {
 	Pool      *pgxpool.Pool
 	ListenURL string // the server itself, not a pooler in transaction mode
 	Logger    *slog.Logger
+	Name      string // of this replica, for people
 	Version   string // told to clients
 
-	TokenSecret         string // HMAC; "" accepts no token
+	Tokens              TokenConfig
 	AllowAnonymous      bool
 	AllowedOrigins      []string // host patterns beside the request's own host
 	Namespaces          *Namespaces
 	MaxConnections      int
+	MaxUserConnections  int // of one user on this replica; 0 for no limit, as for those below
+	MaxIPConnections    int // of one address on this replica
+	MaxIPHandshakes     int // a second, of one address
+	CommandRate         int // commands a second, of one client
 	MaxPublicationBytes int
 	RetentionAge        time.Duration
 	RetentionBytes      int64
@@ -49,11 +56,19 @@ type Node struct {
 	health    *health
 	listener  *listener
 	drainer   *drainer
+	presence  *presence
+	surveys   *surveys
 	stats     stats
 	sessions  sessions
 	relay     *relay
-	// past reads what a subscriber missed: Log.recover, but in the simulation.
-	past func(ctx context.Context, channel string, since Position, upto uint64) ([]Message, error)
+	past      past
+	hearers   map[string][]func([]byte) // by topic; fixed once Run has begun
+
+	verifier    *verifier
+	revocations revocations
+	authorizer  *authorizer // nil where no namespace asks the database
+	users       tally[string]
+	gate        gate
 
 	id      string
 	started time.Time
@@ -75,15 +90,50 @@ func New(cfg Config) (*Node, error) {
 		return nil, errors.New("realtime: every limit must be positive")
 	}
 	n := &Node{cfg: cfg, logger: cfg.Logger, log: NewLog(cfg.Pool), hub: newHub(), health: newHealth(cfg.Pool),
-		id: uuid.NewString(), started: time.Now(), draining: make(chan struct{})}
-	n.past = n.log.recover
+		id: uuid.NewString(), started: time.Now(), draining: make(chan struct{}), hearers: map[string][]func([]byte){}}
+	n.past = n.log
+	if err := n.guard(); err != nil {
+		return nil, err
+	}
 	n.publisher = NewPublisher(n.log)
 	n.relay = newRelay(cfg.Pool)
+	n.publisher.stats.arrivals = &n.hub.arrivals
 	n.drainer = newDrainer(cfg.ListenURL, n.logger)
-	n.listener = &listener{url: cfg.ListenURL, logger: n.logger, health: n.health, bell: n.drainer.ring, out: n.hub, control: n.handleControl}
+	n.presence = newPresence(cfg.Pool, n.logger, n.id, cfg.Name, func() bool { return n.hub.count.Load() > 0 },
+		func(channel string) bool { return cfg.Namespaces.of(channel).JoinLeave })
+	n.surveys = newSurveys()
+	n.listener = &listener{url: cfg.ListenURL, logger: n.logger, health: n.health, bell: n.drainer.ring, out: n.hub, control: n.handleControl, back: n.presence.check,
+		relearn: n.relearn}
 	n.listener.follower = &follower{log: n.listener, out: n.hub}
 	n.life, n.endLife = context.WithCancel(context.Background())
 	return n, nil
+}
+
+// relearn reads what other replicas told while this one did not listen.
+func (n *Node) relearn(ctx context.Context, q querier) error {
+	if err := n.readRevocations(ctx, q); err != nil {
+		return err
+	}
+	if err := n.readHidden(ctx, q); err != nil {
+		return err
+	}
+	n.missed()
+	return nil
+}
+
+// guard makes what decides who may do what.
+func (n *Node) guard() (err error) {
+	n.verifier = newVerifier(n.cfg.Tokens, n.logger)
+	if n.cfg.Namespaces.authorize() {
+		if n.authorizer, err = newAuthorizer(n.cfg.Pool); err != nil {
+			return err
+		}
+	}
+	n.gate.rates, err = lru.New[netip.Prefix, *bucket](rememberedAddresses)
+	if err != nil {
+		return fmt.Errorf("make the memory of addresses: %w", err)
+	}
+	return nil
 }
 
 // Run works until ctx ends, and then stops in order: no new connection, every client told to reconnect, the
@@ -99,6 +149,8 @@ func (n *Node) Run(ctx context.Context) error {
 	feeds.Go(func() error { return n.drainer.run(feed) })
 	feeds.Go(func() error { return n.publisher.Run(feed) })
 	feeds.Go(func() error { return n.relay.run(feed) })
+	feeds.Go(func() error { return n.presence.run(feed) })
+	feeds.Go(func() error { return n.answerSurveys(feed) })
 	feeds.Go(func() error { return n.maintain(feed) })
 
 	<-ctx.Done()
@@ -157,6 +209,9 @@ func (n *Node) Check(m *Message) error {
 		return err
 	}
 	m.ephemeral = n.cfg.Namespaces.of(m.Channel).Ephemeral
+	if m.ephemeral && m.Key != "" {
+		return ErrBadRequest.With("an ephemeral channel keeps nothing, no idempotency key either")
+	}
 	if m.ephemeral && len(m.Channel)+len(m.Data)+len(m.Meta.encode()) > maxEphemeral {
 		return ErrLimitExceeded.With(fmt.Sprintf("an ephemeral message is larger than %d bytes", maxEphemeral))
 	}
@@ -182,14 +237,12 @@ func (n *Node) History(ctx context.Context, channel string, f HistoryFilter) (Hi
 	if n.cfg.Namespaces.of(channel).Ephemeral {
 		return History{}, ErrNotAvailable.With("the channel is ephemeral")
 	}
+	f.kept = n.cfg.Namespaces.of(channel).kept()
 	return n.log.History(ctx, channel, f)
 }
 
 // Epoch is the log's; "" until it was reached for the first time.
 func (n *Node) Epoch() string { return n.hub.position().Epoch }
-
-// Channels counts the subscribers of each channel on this replica.
-func (n *Node) Channels() map[string]int { return n.hub.channels() }
 
 // enter counts a connection in, unless this replica is shutting down.
 func (n *Node) enter() bool {
@@ -200,6 +253,7 @@ func (n *Node) enter() bool {
 		return false
 	default:
 		n.clients.Add(1)
+		n.stats.accepted.Add(1)
 		return true
 	}
 }
@@ -216,14 +270,21 @@ func (n *Node) join(c *client) {
 
 // NodeInfo describes a replica at one moment.
 type NodeInfo struct {
-	ID                string // unique to this run of the process
-	Clients, Channels int
-	Uptime            time.Duration
+	ID            string        `json:"id"` // unique to this run of the process
+	Name          string        `json:"name"`
+	Version       string        `json:"version"`
+	Clients       int           `json:"clients"`
+	Users         int           `json:"users"`
+	Channels      int           `json:"channels"`
+	Subscriptions int           `json:"subscriptions"`
+	Uptime        time.Duration `json:"uptime"`
 }
 
 // Info describes this replica now.
 func (n *Node) Info() NodeInfo {
-	return NodeInfo{ID: n.id, Clients: int(n.hub.count.Load()), Channels: len(n.hub.channels()), Uptime: time.Since(n.started)}
+	s := n.hub.sum()
+	return NodeInfo{ID: n.id, Name: n.cfg.Name, Version: n.cfg.Version, Clients: int(n.hub.count.Load()), Users: s.users,
+		Channels: s.channels, Subscriptions: s.subscriptions, Uptime: time.Since(n.started)}
 }
 
 // ServeWebSocket accepts a connection that speaks the Centrifuge protocol. It returns after the handshake:
@@ -234,9 +295,15 @@ func (n *Node) ServeWebSocket(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "shutting down", http.StatusServiceUnavailable)
 		return
 	}
+	leave, ok := n.admit(w, r)
+	if !ok {
+		n.clients.Done()
+		return
+	}
 	handed := false
 	defer func() {
 		if !handed {
+			leave()
 			n.clients.Done()
 		}
 	}()
@@ -273,6 +340,7 @@ func (n *Node) ServeWebSocket(w http.ResponseWriter, r *http.Request) {
 	handed = true
 	go func() {
 		defer n.clients.Done()
+		defer leave()
 		defer n.hub.count.Add(-1)
 		defer ws.CloseNow() //nolint:errcheck // the connection is over
 		defer c.shard.remove(c)

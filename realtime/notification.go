@@ -36,6 +36,7 @@ const (
 	kindMessages  = "m "  // of the log
 	kindEphemeral = "e\n" // messages that are not stored: a number \n CHANNEL \n DATA \n META \n …
 	kindControl   = "c\n" // JSON: what one replica tells all
+	kindNews      = "j\n" // joins and leaves: a number \n JSON
 	kindProbe     = "p "  // a nonce, to see whether it arrives
 )
 

@@ -25,6 +25,7 @@ type Publisher struct {
 	log     *Log
 	waiting chan *publish
 	closed  chan struct{} // closed when Run has returned
+	stats   *flushStats
 }
 
 // A publish is one caller's messages; they are appended together and stay in order.
@@ -36,7 +37,7 @@ type publish struct {
 
 // NewPublisher returns a publisher for log; Run starts it.
 func NewPublisher(log *Log) *Publisher {
-	return &Publisher{log: log, waiting: make(chan *publish, maxWaiting), closed: make(chan struct{})}
+	return &Publisher{log: log, waiting: make(chan *publish, maxWaiting), closed: make(chan struct{}), stats: newFlushStats()}
 }
 
 // Publish appends messages, which must have passed the checks of Node.Check, in one transaction and sets
@@ -128,10 +129,12 @@ func (p *Publisher) flush(batch []*publish) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), flushTimeout)
 	defer cancel()
+	began := time.Now()
 	err := appendTo(ctx, p.log.pool, messages)
 	if err != nil && pgconn.SafeToRetry(err) && ctx.Err() == nil {
 		err = appendTo(ctx, p.log.pool, messages) // a pooled connection had died; nothing was sent
 	}
+	p.stats.flushed(messages, began, err)
 	i := 0
 	for _, w := range batch {
 		if err == nil {

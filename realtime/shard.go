@@ -5,6 +5,8 @@ import (
 	"math/rand/v2"
 	"sync"
 	"time"
+
+	"github.com/centrifugal/protocol"
 )
 
 // maxEvents bounds a shard's queue, in notifications. The follower waits when it is full.
@@ -41,11 +43,20 @@ type channel struct {
 type subscription struct {
 	client  *client
 	channel string
+	view    *view    // nil for a plain one
 	from    uint64   // the client has everything up to here
 	live    bool     // false while the past is read from the log
 	held    []*burst // what arrived meanwhile
 	holds   int      // its size, in bytes
 	lost    bool     // what was read or held is not whole: the client must subscribe again
+	server  bool     // the server made it, not the client
+	info    []byte   // JSON, shown to others of the channel
+	judged  time.Time
+	ends    time.Time // zero for never
+	place   int       // in the shard's expiring; 0 for none
+
+	hears  bool                 // it gets joins and leaves
+	member *protocol.ClientInfo // who is present; nil if nobody is: see presence
 }
 
 // shard owns a share of the clients. One goroutine hands to them what the log brings, in batches: whatever
@@ -55,10 +66,13 @@ type shard struct {
 
 	mu       sync.Mutex
 	clients  map[*client]struct{} // guarded by mu, like all below
+	users    map[string]map[*client]struct{}
 	channels map[string]*channel
 	at       uint64 // everything up to here was handed on
 	epoch    string // "" until the log was reached for the first time
 	tick     int    // seconds since the start
+	expiring expiries
+	sent     uint64 // messages given to clients
 
 	touched []*client // owned by run: who has something gathered
 }
@@ -67,6 +81,7 @@ func newShard() *shard {
 	return &shard{
 		events:   make(chan event, maxEvents),
 		clients:  map[*client]struct{}{},
+		users:    map[string]map[*client]struct{}{},
 		channels: map[string]*channel{},
 		tick:     pingInterval,
 	}
@@ -132,14 +147,24 @@ func (s *shard) gather(bursts []*burst) (size int) {
 			case sub.lost:
 			case !sub.live:
 				sub.hold(b)
+			case b.news != nil && !sub.hears:
 			default:
-				if f := b.frameAfter(sub.client.format, sub.from); f != nil {
+				if f := sub.frame(b); f != nil {
 					s.give(sub.client, f)
+					s.sent += uint64(len(b.messages))
 				}
 			}
 		}
 	}
 	return size
+}
+
+// frame is what the client gets of b, or nil.
+func (sub *subscription) frame(b *burst) []byte {
+	if sub.view != nil {
+		return sub.view.frame(b, sub.client.format, sub.from)
+	}
+	return b.frameAfter(sub.client.format, sub.from)
 }
 
 // hold keeps a burst until the past has been read. A subscription that holds too much starts anew.
@@ -155,8 +180,12 @@ func (sub *subscription) hold(b *burst) {
 // release makes a subscription live and gives its client what was held. The caller holds mu.
 func (s *shard) release(sub *subscription) {
 	sub.live = true
+	sub.arrive()
 	for _, b := range sub.held {
-		if f := b.frameAfter(sub.client.format, sub.from); f != nil {
+		if b.news != nil && !sub.hears {
+			continue
+		}
+		if f := sub.frame(b); f != nil {
 			s.give(sub.client, f)
 		}
 	}
@@ -194,15 +223,12 @@ func (s *shard) flush() {
 // invalidate makes every client whose position is beyond survived subscribe again: it may hold what is
 // lost, and is then told recovered: false.
 func (s *shard) invalidate(survived uint64) {
-	for name, ch := range s.channels {
+	for _, ch := range s.channels {
 		for sub := range ch.subs {
 			if max(sub.from, ch.last) <= survived {
 				continue
 			}
-			if sub.lost = true; sub.live {
-				sub.client.send(sub.client.format.encode(unsubscribed(name, unsubscribeInsufficient, unsubscribeInsufficientReason)))
-				s.unsubscribe(sub)
-			}
+			s.end(sub, unsubscribeInsufficient, unsubscribeInsufficientReason)
 		}
 		ch.last = min(ch.last, survived)
 	}
@@ -221,6 +247,7 @@ func (s *shard) subscribe(sub *subscription) {
 
 // unsubscribe removes a subscription if it is there. The caller holds mu.
 func (s *shard) unsubscribe(sub *subscription) {
+	s.expiring.set(sub, time.Time{})
 	if sub.client.subs[sub.channel] == sub {
 		delete(sub.client.subs, sub.channel)
 	}
@@ -229,6 +256,7 @@ func (s *shard) unsubscribe(sub *subscription) {
 			delete(s.channels, sub.channel)
 		}
 	}
+	sub.depart()
 }
 
 // add takes a client in. Its first ping is spread over the interval, so that clients that reconnect
@@ -239,9 +267,13 @@ func (s *shard) add(c *client) {
 	c.staleAt = s.tick + staleTimeout
 	c.pingAt = s.tick + 1 + rand.IntN(pingInterval)
 	s.clients[c] = struct{}{}
+	c.node.presence.connected()
 }
 
 func (s *shard) remove(c *client) {
+	if c.counted {
+		defer c.node.users.leave(c.user)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, sub := range c.subs {
@@ -249,6 +281,19 @@ func (s *shard) remove(c *client) {
 		s.unsubscribe(sub)
 	}
 	delete(s.clients, c)
+	if s.users[c.user] != nil {
+		if delete(s.users[c.user], c); len(s.users[c.user]) == 0 {
+			delete(s.users, c.user)
+		}
+	}
+}
+
+// identified marks a client as its user's: from now on what concerns the user reaches it. The caller holds mu.
+func (s *shard) identified(c *client) {
+	if s.users[c.user] == nil {
+		s.users[c.user] = map[*client]struct{}{}
+	}
+	s.users[c.user][c] = struct{}{}
 }
 
 // beat runs every second: pings that are due, pongs that are overdue, tokens that have ended, and
@@ -257,6 +302,7 @@ func (s *shard) beat(now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.tick++
+	s.expire(now)
 	for c := range s.clients {
 		if d := c.guard.beat(); d != nil {
 			c.disconnect(d)

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -34,6 +35,7 @@ type simLog struct {
 	retired      uint64
 	head         uint64
 	failReads    bool
+	asked        atomic.Int64 // recoveries that the tail left to the log
 }
 
 type incarnation struct{ base, last uint64 } // last 0: the current one
@@ -58,7 +60,11 @@ func (l *simLog) append(channels int) *notification {
 		n.first += 3
 	}
 	for i := range n.count {
-		m := Message{Offset: n.first + i, Channel: "c" + strconv.Itoa(l.rng.IntN(channels)), Data: fmt.Appendf(nil, "%d", n.first+i)}
+		channel := "c" + strconv.Itoa(l.rng.IntN(channels))
+		if channel == "c0" && l.rng.IntN(30) > 0 {
+			channel = "c1" // c0 is quiet: its subscribers' positions grow old
+		}
+		m := Message{Offset: n.first + i, Channel: channel, Data: fmt.Appendf(nil, "%d", n.first+i)}
 		l.messages = append(l.messages, m)
 		l.ever[m.Offset] = m.Channel
 		if l.rng.IntN(10) > 0 {
@@ -141,14 +147,15 @@ func (l *simLog) read(_ context.Context, after, before uint64) (m []Message, err
 	return m, nil
 }
 
-// past is what Log.recover promises.
-func (l *simLog) past(_ context.Context, channel string, since Position, upto uint64) (m []Message, err error) {
+// recover is what Log.recover promises.
+func (l *simLog) recover(_ context.Context, channel string, since Position, upto uint64, _ kept) (m []*Message, err error) {
+	l.asked.Add(1)
 	pause(context.Background(), time.Duration(rand.IntN(3))*time.Millisecond) // the bubble's clock: others run meanwhile
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, x := range l.messages {
 		if x.Channel == channel && x.Offset > since.Offset && x.Offset <= upto {
-			m = append(m, x)
+			m = append(m, &x)
 		}
 	}
 	if s := l.judge(since.Offset); since.Epoch != s.epoch || since.Offset < s.retired || !s.valid {
@@ -157,16 +164,21 @@ func (l *simLog) past(_ context.Context, channel string, since Position, upto ui
 	return m, nil
 }
 
+func (l *simLog) latest(context.Context, string, uint64, kept) (*Message, error) { return nil, errSim }
+
 // simClient is a subscriber as the official client is one: it keeps its position, resubscribes when told to,
 // and remembers what it was told.
 type simClient struct {
 	channel string
+	server  bool // its token makes the subscription, and it connects again when told to
 	mu      sync.Mutex
 	seen    []uint64 // since the last time it was told that something is missing
 	offset  uint64
 	epoch   string
 	fresh   bool          // the next subscribe does not recover
+	closed  bool          // a close frame came
 	again   chan struct{} // capacity 1: the server told it to subscribe again
+	asked   int           // how often it recovered
 	err     error
 }
 
@@ -174,7 +186,7 @@ type simClient struct {
 func (s *simClient) run(n *Node, cut <-chan time.Time) {
 	client, server := net.Pipe()
 	c := newClient(n, newConn(server), wsJSON)
-	c.connected = true
+	c.connected = !s.server
 	c.shard.add(c)
 	ended := make(chan struct{})
 	var wg sync.WaitGroup
@@ -189,7 +201,10 @@ func (s *simClient) run(n *Node, cut <-chan time.Time) {
 		if err != nil {
 			break
 		}
-		buf = s.frames(append(buf, tmp[:k]...), c)
+		if buf = s.frames(append(buf, tmp[:k]...), c); s.closed {
+			s.closed = false
+			break
+		}
 	}
 	close(ended)
 	_ = server.Close()
@@ -205,9 +220,21 @@ func (s *simClient) run(n *Node, cut <-chan time.Time) {
 func (s *simClient) commands(c *client, ended <-chan struct{}) {
 	for {
 		s.mu.Lock()
-		cmd := fmt.Sprintf(`{"id":1,"subscribe":{"channel":%q,"recover":%t,"offset":%d,"epoch":%q}}`, s.channel, !s.fresh, s.offset, s.epoch)
+		sub := fmt.Sprintf(`{"channel":%q,"recover":%t,"offset":%d,"epoch":%q}`, s.channel, !s.fresh, s.offset, s.epoch)
 		s.mu.Unlock()
-		if d := c.handleFrame(context.Background(), websocket.MessageText, []byte(cmd)); d != nil {
+		cmd := fmt.Sprintf(`{"id":1,"subscribe":%s}`, sub)
+		if s.server {
+			cmd = fmt.Sprintf(`{"id":1,"connect":{"token":%q,"subs":{%q:%s}}}`, hs(joe("channels", []string{s.channel})), s.channel, sub)
+		}
+		d := c.handleFrame(context.Background(), websocket.MessageText, []byte(cmd))
+		if s.server {
+			if d != nil {
+				c.disconnect(d)
+			}
+			<-ended
+			return
+		}
+		if d != nil {
 			s.fail(fmt.Errorf("disconnected: %s", d.Reason))
 			return
 		}
@@ -241,6 +268,7 @@ func (s *simClient) frames(b []byte, c *client) []byte {
 		if len(b) < h+n {
 			return b
 		}
+		s.closed = s.closed || b[0] == opClose
 		if b[0] == opText {
 			for line := range bytes.SplitSeq(b[h:h+n], []byte("\n")) {
 				s.reply(line, c)
@@ -252,15 +280,17 @@ func (s *simClient) frames(b []byte, c *client) []byte {
 }
 
 func (s *simClient) reply(line []byte, c *client) {
+	type subscribed struct {
+		Epoch        string
+		Offset       uint64
+		Recovered    bool
+		Publications []struct{ Offset uint64 }
+	}
 	var r struct {
-		Subscribe *struct {
-			Epoch        string
-			Offset       uint64
-			Recovered    bool
-			Publications []struct{ Offset uint64 }
-		}
-		Error *struct{ Code int }
-		Push  *struct {
+		Subscribe *subscribed
+		Connect   *struct{ Subs map[string]*subscribed }
+		Error     *struct{ Code int }
+		Push      *struct {
 			Channel     string
 			Pub         *struct{ Offset uint64 }
 			Unsubscribe *struct{ Code int }
@@ -269,6 +299,9 @@ func (s *simClient) reply(line []byte, c *client) {
 	if err := json.Unmarshal(line, &r); err != nil {
 		s.fail(err)
 	}
+	if r.Connect != nil {
+		r.Subscribe = r.Connect.Subs[s.channel]
+	}
 	if bytes.Equal(line, pong) {
 		c.ponged.Store(true)
 	}
@@ -276,7 +309,9 @@ func (s *simClient) reply(line []byte, c *client) {
 	defer s.mu.Unlock()
 	switch {
 	case r.Subscribe != nil:
-		if !r.Subscribe.Recovered {
+		if r.Subscribe.Recovered {
+			s.asked++
+		} else {
 			s.seen, s.fresh = nil, false
 		}
 		if len(r.Subscribe.Publications) == 0 || !r.Subscribe.Recovered {
@@ -312,42 +347,69 @@ func TestSimulation(t *testing.T) {
 	if v, err := strconv.ParseUint(os.Getenv("SIMULATION_SEEDS"), 10, 32); err == nil {
 		seeds = v
 	}
+	var recovered, asked int
 	for seed := range seeds {
-		if !t.Run(strconv.FormatUint(seed, 10), func(t *testing.T) { synctest.Test(t, func(t *testing.T) { simulate(t, seed) }) }) {
+		ok := t.Run(strconv.FormatUint(seed, 10), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r, a := simulate(t, seed)
+				recovered, asked = recovered+r, asked+a
+			})
+		})
+		if !ok {
 			return
 		}
 	}
+	t.Logf("%d recoveries, %d questions to the log", recovered, asked)
+	if asked == 0 || recovered-asked < recovered/10 {
+		t.Error("the simulation must recover both through the tail and through the log")
+	}
 }
 
-func simulate(t *testing.T, seed uint64) {
+// simReplica is what a replica has of the system that is simulated.
+type simReplica struct {
+	node      *Node
+	follower  *follower
+	connected bool
+	late      []*notification
+}
+
+// simulate returns how many recoveries succeeded, and how many questions the log was asked.
+func simulate(t *testing.T, seed uint64) (recovered, asked int) {
 	const channels = 3
 	rng := rand.New(rand.NewPCG(seed, 1))
 	log := newSimLog(rng)
-	n := &Node{hub: newHub(), logger: slog.New(slog.DiscardHandler), past: log.past, cfg: Config{Namespaces: NewNamespaces()}}
-	f := &follower{log: log, out: n.hub}
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	go n.hub.run(ctx) //nolint:errcheck // ends with the bubble
-	if err := f.resume(ctx); err != nil {
-		t.Fatal(err)
+	replicas := make([]*simReplica, 2)
+	for i := range replicas {
+		n := &Node{hub: newHub(), logger: slog.New(slog.DiscardHandler), past: log, cfg: Config{Namespaces: NewNamespaces()},
+			verifier: testVerifier(TokenConfig{Secret: testSecret})}
+		n.hub.tail.limit = []int{1, 4, 30, maxTailMessages}[rng.IntN(4)]
+		replicas[i] = &simReplica{node: n, follower: &follower{log: log, out: n.hub}, connected: true}
+		go n.hub.run(ctx) //nolint:errcheck // ends with the bubble
+		if err := replicas[i].follower.resume(ctx); err != nil {
+			t.Fatal(err)
+		}
 	}
 	synctest.Wait()
 
-	clients := make([]*simClient, 6)
+	clients := make([]*simClient, 9)
 	for i := range clients {
-		clients[i] = &simClient{channel: "c" + strconv.Itoa(i%channels), fresh: true, again: make(chan struct{}, 1)}
+		clients[i] = &simClient{channel: "c" + strconv.Itoa(i%channels), server: i >= 6, fresh: true, again: make(chan struct{}, 1)}
 	}
 	stop := make(chan struct{})
 	var wg sync.WaitGroup
 	for i, s := range clients {
-		wg.Go(func() { s.live(n, rand.New(rand.NewPCG(seed, uint64(i+2))), stop) })
+		wg.Go(func() { s.live(replicas, rand.New(rand.NewPCG(seed, uint64(i+2))), stop) })
 	}
-	simFaults(t, rng, log, f, channels)
+	simFaults(t, rng, log, replicas, channels)
 
 	// The end: everything is read, everybody comes back once more.
 	log.failReads = false
-	if err := f.resume(ctx); err != nil {
-		t.Fatal(err)
+	for _, r := range replicas {
+		if err := r.follower.resume(ctx); err != nil {
+			t.Fatal(err)
+		}
 	}
 	pause(context.Background(), 200*time.Millisecond)
 	close(stop)
@@ -356,14 +418,17 @@ func simulate(t *testing.T, seed uint64) {
 		if err := log.check(s); err != nil {
 			t.Errorf("seed %d, client %d: %v", seed, i, err)
 		}
+		recovered += s.asked
 	}
 	cancel()
 	synctest.Wait()
+	return recovered, int(log.asked.Load())
 }
 
-// live connects, stays a while, is cut and comes back, until stop; then once more, to catch up.
-func (s *simClient) live(n *Node, rng *rand.Rand, stop chan struct{}) {
+// live connects to some replica, stays a while, is cut and comes back, until stop; then once more, to catch up.
+func (s *simClient) live(replicas []*simReplica, rng *rand.Rand, stop chan struct{}) {
 	for {
+		n := replicas[rng.IntN(len(replicas))].node
 		s.run(n, time.After(time.Duration(5+rng.IntN(60))*time.Millisecond))
 		select {
 		case <-time.After(time.Duration(rng.IntN(40)) * time.Millisecond):
@@ -374,23 +439,17 @@ func (s *simClient) live(n *Node, rng *rand.Rand, stop chan struct{}) {
 	}
 }
 
-// simFaults publishes, and does everything to the notifications that a network and a server can.
-func simFaults(t *testing.T, rng *rand.Rand, log *simLog, f *follower, channels int) {
+// simFaults publishes, and does everything to the notifications that a network and a server can, to each
+// replica on its own.
+func simFaults(t *testing.T, rng *rand.Rand, log *simLog, replicas []*simReplica, channels int) {
 	ctx := t.Context()
-	var late []*notification
-	connected := true
-	tell := func(n *notification) {
-		if connected && f.notified(ctx, n) != nil {
-			connected = false
-		}
-	}
 	for range 300 {
 		pause(context.Background(), time.Duration(rng.IntN(3))*time.Millisecond)
 		switch rng.IntN(30) {
 		case 0:
 			log.loseTail()
 		case 1:
-			connected = false
+			replicas[rng.IntN(len(replicas))].connected = false
 		case 2:
 			if rng.IntN(5) == 0 {
 				log.retireSome()
@@ -398,24 +457,40 @@ func simFaults(t *testing.T, rng *rand.Rand, log *simLog, f *follower, channels 
 		case 3:
 			log.failReads = !log.failReads
 		}
-		if !connected && rng.IntN(3) == 0 {
-			connected = f.resume(ctx) == nil
+		for _, r := range replicas {
+			if !r.connected && rng.IntN(3) == 0 {
+				r.connected = r.follower.resume(ctx) == nil
+			}
 		}
 		n := log.append(channels)
-		switch rng.IntN(12) {
-		case 0: // lost
-		case 1: // twice
-			tell(n)
-			tell(n)
-		case 2: // late
-			late = append(late, n)
-		default:
-			tell(n)
+		for _, r := range replicas {
+			r.hear(ctx, rng, n)
 		}
-		if len(late) > 0 && rng.IntN(4) == 0 {
-			tell(late[0])
-			late = late[1:]
+	}
+}
+
+// hear brings a notification to a replica, or loses, doubles or delays it.
+func (r *simReplica) hear(ctx context.Context, rng *rand.Rand, n *notification) {
+	tell := func(n *notification) {
+		own := *n // each replica parses its own
+		own.messages = slices.Clone(n.messages)
+		if r.connected && r.follower.notified(ctx, &own) != nil {
+			r.connected = false
 		}
+	}
+	switch rng.IntN(12) {
+	case 0: // lost
+	case 1: // twice
+		tell(n)
+		tell(n)
+	case 2: // late
+		r.late = append(r.late, n)
+	default:
+		tell(n)
+	}
+	if len(r.late) > 0 && rng.IntN(4) == 0 {
+		tell(r.late[0])
+		r.late = r.late[1:]
 	}
 }
 

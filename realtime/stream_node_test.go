@@ -26,20 +26,23 @@ type testReplica struct {
 func (r *testReplica) url(path string) string { return r.http.URL + path }
 
 // newTestReplica runs a Node on a database until the test ends.
-func newTestReplica(t testing.TB, databaseURL string, change func(*Config)) *testReplica {
+func newTestReplica(t testing.TB, databaseURL string, change func(*Config), prepare ...func(*Node)) *testReplica {
 	t.Helper()
 	pool, err := db.NewPool(context.Background(), db.PoolConfig{URL: databaseURL})
 	if err != nil {
 		t.Fatal(err)
 	}
 	cfg := Config{Pool: pool, ListenURL: databaseURL, Logger: slog.New(slog.DiscardHandler), Version: "test",
-		TokenSecret: testSecret, AllowAnonymous: true, MaxConnections: 1000, MaxPublicationBytes: 1 << 20,
+		Tokens: TokenConfig{Secret: testSecret}, AllowAnonymous: true, MaxConnections: 1000, MaxPublicationBytes: 1 << 20,
 		Namespaces:   must(ParseNamespaces(`{"without_namespace":{"allow_publish_for_client":true},"namespaces":[{"name":"eph","ephemeral":true}]}`)),
 		RetentionAge: time.Hour, RetentionBytes: 1 << 30, ShutdownTimeout: 5 * time.Second}
 	if change != nil {
 		change(&cfg)
 	}
 	n := must(New(cfg))
+	for _, f := range prepare {
+		f(n)
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- n.Run(ctx) }()

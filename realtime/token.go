@@ -1,60 +1,150 @@
 package realtime
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
 )
 
-// maxTokenBytes bounds a token before anything parses it.
-const maxTokenBytes = 16 << 10
-
 // Claims are what a connection token says of its client, as Centrifugo's tokens do.
 type Claims struct {
-	jwt.RegisteredClaims                 // sub is the user, exp when the token ends
-	Info                 json.RawMessage `json:"info,omitempty"` // shown to others beside what the client publishes
+	jwt.RegisteredClaims                             // sub is the user, exp when the token ends, iat what a revocation looks at
+	Info                 json.RawMessage             `json:"info,omitempty"`     // shown to others beside what the client publishes
+	Channels             []string                    `json:"channels,omitempty"` // the server subscribes the client to these
+	Subs                 map[string]SubscribeOptions `json:"subs,omitempty"`     // and to these, with options
+	Channel              string                      `json:"channel,omitempty"`  // only a subscription token has one
+
+	raw string // the claims as they were signed: JSON
 }
 
-// SignToken makes a connection token for user that is good for ttl; 0 means for ever, and a negative
-// one is over.
+// SubscribeOptions are what the server says of a subscription that it makes for a client.
+type SubscribeOptions struct {
+	Info json.RawMessage `json:"info,omitempty"` // shown to others of the channel
+	Data json.RawMessage `json:"data,omitempty"` // given to the client with the subscription
+}
+
+// check removes line breaks, which separate replies, and says what is not JSON.
+func (o *SubscribeOptions) check() error {
+	for name, v := range map[string]*json.RawMessage{"info": &o.Info, "data": &o.Data} {
+		if err := tidy(v); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+func tidy(v *json.RawMessage) error {
+	if len(*v) == 0 {
+		return nil
+	}
+	data, why := compact(*v)
+	if why != "" {
+		return errors.New(why)
+	}
+	*v = data
+	return nil
+}
+
+// subscriptionClaims are what a subscription token grants.
+type subscriptionClaims struct {
+	jwt.RegisteredClaims
+	Channel string          `json:"channel"`
+	Info    json.RawMessage `json:"info,omitempty"` // shown to others of the channel
+}
+
+// SignToken is Sign where there is nothing but a secret.
 func SignToken(secret, user string, ttl time.Duration) (string, error) {
-	c := Claims{RegisteredClaims: jwt.RegisteredClaims{Subject: user, IssuedAt: jwt.NewNumericDate(time.Now())}}
+	return TokenConfig{Secret: secret}.Sign(user, ttl)
+}
+
+// Sign makes a connection token for user, with the secret, that is good for ttl; 0 means for ever, and a
+// negative one is over.
+func (cfg TokenConfig) Sign(user string, ttl time.Duration) (string, error) {
+	if cfg.Secret == "" {
+		return "", errors.New("sign the token: there is no secret")
+	}
+	c := Claims{RegisteredClaims: jwt.RegisteredClaims{Subject: user, Issuer: cfg.Issuer, IssuedAt: jwt.NewNumericDate(time.Now())}}
+	if cfg.Audience != "" {
+		c.Audience = jwt.ClaimStrings{cfg.Audience}
+	}
 	if ttl != 0 {
 		c.ExpiresAt = jwt.NewNumericDate(time.Now().Add(ttl))
 	}
-	s, err := jwt.NewWithClaims(jwt.SigningMethodHS256, c).SignedString([]byte(secret))
+	s, err := jwt.NewWithClaims(jwt.SigningMethodHS256, c).SignedString([]byte(cfg.Secret))
 	if err != nil {
 		return "", fmt.Errorf("sign the token: %w", err)
 	}
 	return s, nil
 }
 
-// verifyToken checks a connection token. It returns ErrTokenExpired for one that was good once, for which
-// the client should get a new one, and any other error for one that never was.
-func verifyToken(secret, token string) (*Claims, error) {
-	if secret == "" {
-		return nil, errors.New("tokens are not accepted")
-	}
-	if len(token) > maxTokenBytes {
-		return nil, errors.New("the token is too long")
-	}
+// connection checks a connection token. Its errors are verify's.
+func (v *verifier) connection(ctx context.Context, token string) (*Claims, error) {
 	var c Claims
-	// The algorithm is ours to choose, never the token's.
-	_, err := jwt.ParseWithClaims(token, &c, func(*jwt.Token) (any, error) { return []byte(secret), nil },
-		jwt.WithValidMethods([]string{jwt.SigningMethodHS256.Alg()}))
-	switch {
-	case errors.Is(err, jwt.ErrTokenExpired):
-		return nil, ErrTokenExpired
-	case err != nil:
-		return nil, fmt.Errorf("verify the token: %w", err)
+	if err := v.verify(ctx, token, &c); err != nil {
+		return nil, err
 	}
-	if len(c.Info) > 0 {
-		if c.Info, _ = compact(c.Info); c.Info == nil {
-			return nil, errors.New("the token's info is not valid JSON")
+	if c.Channel != "" {
+		return nil, errors.New("this is a subscription token")
+	}
+	if err := tidy(&c.Info); err != nil {
+		return nil, fmt.Errorf("the token's info: %w", err)
+	}
+	if len(c.Channels)+len(c.Subs) > maxChannelsPerClient {
+		return nil, errors.New("the token has too many channels")
+	}
+	for channel, o := range c.Subs {
+		if err := o.check(); err != nil {
+			return nil, fmt.Errorf("the token's subs, %s: %w", channel, err)
 		}
+		c.Subs[channel] = o
+	}
+	for _, channel := range c.Channels {
+		if _, ok := c.Subs[channel]; !ok {
+			if c.Subs == nil {
+				c.Subs = map[string]SubscribeOptions{}
+			}
+			c.Subs[channel] = SubscribeOptions{}
+		}
+	}
+	for channel := range c.Subs {
+		if why := checkChannel(channel); why != "" {
+			return nil, errors.New("the token's channels: " + why)
+		}
+	}
+	c.raw = payload(token)
+	return &c, nil
+}
+
+// payload is the claims of a token that has been verified.
+func payload(token string) string {
+	_, rest, _ := strings.Cut(token, ".")
+	body, _, _ := strings.Cut(rest, ".")
+	b, err := jwt.NewParser().DecodeSegment(body)
+	if err != nil {
+		return "" // it was decoded a moment ago
+	}
+	return string(b)
+}
+
+// subscription checks a token that grants user a channel. Its errors are verify's.
+func (v *verifier) subscription(ctx context.Context, token, user, channel string) (*subscriptionClaims, error) {
+	var c subscriptionClaims
+	if err := v.verify(ctx, token, &c); err != nil {
+		return nil, err
+	}
+	if c.Channel != channel {
+		return nil, errors.New("the token is for another channel")
+	}
+	if c.Subject != user {
+		return nil, errors.New("the token is for another user")
+	}
+	if err := tidy(&c.Info); err != nil {
+		return nil, fmt.Errorf("the token's info: %w", err)
 	}
 	return &c, nil
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -12,8 +13,10 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"golang.org/x/sync/errgroup"
 
+	"forgewire/cache"
 	"forgewire/db"
 	"forgewire/handlers"
+	"forgewire/handlers/access"
 	"forgewire/infra/config"
 	"forgewire/infra/logging"
 	"forgewire/realtime"
@@ -28,6 +31,9 @@ const (
 	maxHeaderBytes    = 32 << 10
 )
 
+// flushShare is which part of the grace is left, when requests have ended, to record them.
+const flushShare = 5
+
 // appConfig is what one replica is made of.
 type appConfig struct {
 	*config.Config
@@ -41,7 +47,11 @@ type app struct {
 	cfg    appConfig
 	pool   *pgxpool.Pool
 	node   *realtime.Node
+	cache  *cache.Cache
+	gate   *access.Gate
 	server *http.Server
+	// metrics serves /metrics without a key, on a port of its own; nil without one.
+	metrics *http.Server
 }
 
 // newApp makes a replica. It connects to nothing: the database may be away.
@@ -52,20 +62,34 @@ func newApp(cfg appConfig) (*app, error) {
 		return nil, config.Mistakes{{Variable: "FORGEWIRE_NAMESPACES", Problem: err.Error(),
 			Example: `{"namespaces":[{"name":"chat","allow_publish_for_subscriber":true}]}`}}
 	}
+	var publicKey crypto.PublicKey
+	if cfg.TokenPublicKey != "" {
+		if publicKey, err = realtime.ParsePublicKey(cfg.TokenPublicKey); err != nil {
+			return nil, config.Mistakes{{Variable: "FORGEWIRE_TOKEN_PUBLIC_KEY", Problem: err.Error(), Example: `"$(cat public.pem)"`}}
+		}
+	}
 	pool, err := db.NewPool(context.Background(), db.PoolConfig{URL: cfg.DatabaseURL.Reveal()})
 	if err != nil {
 		return nil, err
 	}
 	node, err := realtime.New(realtime.Config{
-		Pool:                pool,
-		ListenURL:           cfg.ListenDatabaseURL.Reveal(),
-		Logger:              logger,
-		Version:             version,
-		TokenSecret:         cfg.TokenSecret.Reveal(),
+		Pool:      pool,
+		ListenURL: cfg.ListenDatabaseURL.Reveal(),
+		Logger:    logger,
+		Name:      cfg.Replica,
+		Version:   version,
+		Tokens: realtime.TokenConfig{
+			Secret: cfg.TokenSecret.Reveal(), PublicKey: publicKey, JWKSURL: cfg.TokenJWKSURL,
+			Audience: cfg.TokenAudience, Issuer: cfg.TokenIssuer,
+		},
 		AllowAnonymous:      cfg.AllowAnonymous,
 		AllowedOrigins:      cfg.AllowedOrigins,
 		Namespaces:          namespaces,
 		MaxConnections:      cfg.MaxConnections,
+		MaxUserConnections:  cfg.MaxUserConnections,
+		MaxIPConnections:    cfg.MaxIPConnections,
+		MaxIPHandshakes:     cfg.MaxIPHandshakes,
+		CommandRate:         cfg.CommandRate,
 		MaxPublicationBytes: cfg.MaxPublicationBytes,
 		RetentionAge:        cfg.RetentionAge,
 		RetentionBytes:      cfg.RetentionBytes,
@@ -75,40 +99,97 @@ func newApp(cfg appConfig) (*app, error) {
 		pool.Close()
 		return nil, fmt.Errorf("make the realtime node: %w", err)
 	}
-	routes, err := handlers.Routes(handlers.Config{
-		Node: node, Logger: logger, APIKey: cfg.APIKey.Reveal(), MaxPublicationBytes: cfg.MaxPublicationBytes,
-		Replica: cfg.Replica, Version: version, Home: cfg.Demo,
-	})
+	values, err := newCache(cfg, logger)
 	if err != nil {
 		pool.Close()
 		return nil, err
 	}
-	return &app{cfg: cfg, pool: pool, node: node, server: &http.Server{
-		Handler:           routes,
+	gate, routes, err := newRoutes(cfg, pool, node, logger)
+	if err != nil {
+		pool.Close()
+		return nil, err
+	}
+	a := &app{cfg: cfg, pool: pool, node: node, cache: values, gate: gate, server: newServer(routes, logger)}
+	if cfg.MetricsPort != 0 {
+		mux := http.NewServeMux()
+		mux.Handle("GET /metrics", handlers.Metrics(node))
+		a.metrics = newServer(mux, logger)
+	}
+	return a, nil
+}
+
+func newCache(cfg appConfig, logger *slog.Logger) (*cache.Cache, error) {
+	values, err := cache.New(cache.Config{URL: cfg.ValkeyURL.Reveal(), LocalBytes: cfg.CacheLocalBytes,
+		MaxConnections: cfg.CacheMaxConnections, Log: logger})
+	if errors.Is(err, cache.ErrURL) {
+		return nil, config.Mistakes{{Variable: "VALKEY_URL", Problem: err.Error(), Example: "redis://localhost:6379/0"}}
+	}
+	return values, err
+}
+
+// newRoutes makes the HTTP side: who may use /v1, and all routes.
+func newRoutes(cfg appConfig, pool *pgxpool.Pool, node *realtime.Node, logger *slog.Logger) (*access.Gate, http.Handler, error) {
+	gate, err := access.New(access.Config{Pool: pool, Logger: logger, ServerKey: cfg.APIKey.Reveal(),
+		Retention: cfg.RunRetention, Flush: cfg.ShutdownTimeout / flushShare})
+	if err != nil {
+		return nil, nil, fmt.Errorf("make the gate of /v1: %w", err)
+	}
+	node.Hear(access.Topic, gate.Hear)
+	routes, err := handlers.Routes(handlers.Config{
+		Node: node, Gate: gate, Logger: logger, APIKey: cfg.APIKey.Reveal(), MaxPublicationBytes: cfg.MaxPublicationBytes,
+		Version: version, MetricsElsewhere: cfg.MetricsPort != 0, Home: cfg.Demo, ClientIPHeader: cfg.ClientIPHeader,
+	})
+	return gate, routes, err
+}
+
+func newServer(h http.Handler, logger *slog.Logger) *http.Server {
+	return &http.Server{
+		Handler:           h,
 		ReadHeaderTimeout: readHeaderTimeout,
 		ReadTimeout:       readTimeout,
 		WriteTimeout:      writeTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
 		ErrorLog:          slog.NewLogLogger(logger.Handler(), slog.LevelDebug),
-	}}, nil
+	}
 }
 
 // Run serves on ln until ctx ends, and then stops in order: no new connection; clients are told to reconnect
 // elsewhere while requests that are under way end; the database last. It takes the configured grace at most.
-func (a *app) Run(ctx context.Context, ln net.Listener) error {
+// Metrics is the listener for those, or nil.
+func (a *app) Run(ctx context.Context, ln, metrics net.Listener) error {
 	defer a.pool.Close()
 	g, ctx := errgroup.WithContext(ctx)
+	// The gate is the last to stop: requests that end on the way are still to be recorded.
+	served, endGate := context.WithCancel(context.WithoutCancel(ctx))
+	g.Go(func() error { return a.gate.Run(served) })
 	g.Go(func() error {
 		if err := a.server.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
 			return fmt.Errorf("serve HTTP: %w", err)
 		}
 		return nil
 	})
+	if a.metrics != nil && metrics != nil {
+		g.Go(func() error {
+			if err := a.metrics.Serve(metrics); !errors.Is(err, http.ErrServerClosed) {
+				return fmt.Errorf("serve metrics: %w", err)
+			}
+			return nil
+		})
+		g.Go(func() error {
+			<-ctx.Done()
+			_ = a.metrics.Close() // a scrape that is cut comes again
+			return nil
+		})
+	}
 	g.Go(func() error { return a.node.Run(ctx) })
+	cached, drained := context.WithCancel(context.WithoutCancel(ctx))
+	g.Go(func() error { return a.cache.Run(cached) })
 	g.Go(func() error {
+		defer endGate()
+		defer drained() // requests that end now still use the cache
 		<-ctx.Done()
-		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), a.cfg.ShutdownTimeout)
+		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), a.cfg.ShutdownTimeout-a.cfg.ShutdownTimeout/flushShare)
 		defer cancel()
 		if err := a.server.Shutdown(grace); err != nil {
 			_ = a.server.Close() // what did not end in its time is cut

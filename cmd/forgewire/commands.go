@@ -154,7 +154,10 @@ func (c *tokenCommand) Run() error {
 	if err != nil {
 		return err
 	}
-	t, err := realtime.SignToken(cfg.TokenSecret.Reveal(), c.User, c.TTL)
+	if cfg.TokenSecret == "" {
+		return errors.New("FORGEWIRE_TOKEN_SECRET is none: sign tokens where the private key is")
+	}
+	t, err := realtime.TokenConfig{Secret: cfg.TokenSecret.Reveal(), Audience: cfg.TokenAudience, Issuer: cfg.TokenIssuer}.Sign(c.User, c.TTL)
 	if err != nil {
 		return err
 	}

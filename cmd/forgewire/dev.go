@@ -255,7 +255,7 @@ func (d *devCluster) startReplica(ctx context.Context, g *errgroup.Group, name s
 		return "", err
 	}
 	g.Go(func() error {
-		if err := a.Run(ctx, ln); err != nil {
+		if err := a.Run(ctx, ln, nil); err != nil {
 			return fmt.Errorf("replica %s: %w", name, err)
 		}
 		return nil

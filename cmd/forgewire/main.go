@@ -34,6 +34,7 @@ type cli struct {
 	Publish publishCommand `cmd:"" help:"Publish a message on a channel."`
 	Tail    tailCommand    `cmd:"" help:"Print a channel's messages as they come."`
 	Token   tokenCommand   `cmd:"" help:"Sign a connection token, for tests."`
+	Key     keyCommand     `cmd:"" help:"Create, list and revoke the API keys of /v1."`
 	Bench   benchCommand   `cmd:"" help:"Measure."`
 	Version versionCommand `cmd:"" help:"Print the version."`
 }

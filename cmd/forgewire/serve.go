@@ -42,17 +42,31 @@ func (c *serveCommand) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	ln, err := new(net.ListenConfig).Listen(ctx, "tcp", net.JoinHostPort("", strconv.Itoa(cfg.Port)))
+	ln, err := listen(ctx, cfg.Port, "PORT")
 	if err != nil {
-		return fmt.Errorf("listen on port %d: %w: set PORT to a free one", cfg.Port, err)
+		return err
+	}
+	var metrics net.Listener
+	if cfg.MetricsPort != 0 {
+		if metrics, err = listen(ctx, cfg.MetricsPort, "FORGEWIRE_METRICS_PORT"); err != nil {
+			return err
+		}
 	}
 	logger.Info("listening", "address", ln.Addr().String(), "version", version)
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return a.Run(ctx, ln) })
+	g.Go(func() error { return a.Run(ctx, ln, metrics) })
 	if c.Migrate {
 		g.Go(func() error { return migrateUntilDone(ctx, logger, cfg.ListenDatabaseURL.Reveal()) })
 	}
 	return g.Wait()
+}
+
+func listen(ctx context.Context, port int, variable string) (net.Listener, error) {
+	ln, err := new(net.ListenConfig).Listen(ctx, "tcp", net.JoinHostPort("", strconv.Itoa(port)))
+	if err != nil {
+		return nil, fmt.Errorf("listen on port %d: %w: set %s to a free one", port, err, variable)
+	}
+	return ln, nil
 }
 
 // migrateUntilDone migrates as soon as the database answers; until then the replica is alive and not ready.

@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"net/netip"
 	"net/url"
 	"path"
 	"reflect"
@@ -27,6 +28,12 @@ func (v Variable) check(cfg *Config, raw, given string) string {
 		return v.checkSecret(value.Reveal(), given)
 	case []string:
 		return checkOrigins(value)
+	}
+	switch v.Name {
+	case "FORGEWIRE_TOKEN_JWKS_URL":
+		return checkKeySet(raw)
+	case "FORGEWIRE_CLIENT_IP_HEADER":
+		return checkHeader(raw)
 	}
 	if !v.inBounds(field) || len(v.oneof) > 0 && !slices.Contains(v.oneof, strings.ToLower(raw)) {
 		return v.notA(raw)
@@ -127,6 +134,37 @@ func checkValkey(text string) string {
 		}
 	default:
 		return "must begin with redis://, rediss:// (TLS), valkey://, valkeys:// (TLS) or unix://"
+	}
+	return ""
+}
+
+// checkKeySet takes the address of a key set. Who can change what comes from there can sign tokens, so it
+// must be https, unless the way leads through a private network alone.
+func checkKeySet(text string) string {
+	u, err := url.Parse(text)
+	switch {
+	case err != nil || u.Hostname() == "":
+		return "is not a valid URL"
+	case u.User != nil:
+		return "must not have a user or a password in it"
+	case u.Scheme != "https" && (u.Scheme != "http" || !private(u.Hostname())):
+		return "must begin with https:// (http:// is taken only for a private address, or a host without a dot or under .internal)"
+	}
+	return ""
+}
+
+func private(host string) bool {
+	if a, err := netip.ParseAddr(host); err == nil {
+		return a.IsLoopback() || a.IsPrivate() || a.IsLinkLocalUnicast()
+	}
+	return !strings.Contains(host, ".") || strings.HasSuffix(host, ".internal")
+}
+
+func checkHeader(name string) string {
+	for _, r := range name {
+		if (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && r != '-' {
+			return "is not the name of a header"
+		}
 	}
 	return ""
 }

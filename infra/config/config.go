@@ -26,6 +26,8 @@ import (
 type Config struct {
 	Port int `env:"PORT" envDefault:"8080" min:"1" max:"65535" meaning:"TCP port to listen on" example:"8080"`
 
+	MetricsPort int `env:"FORGEWIRE_METRICS_PORT" envDefault:"0" min:"0" max:"65535" meaning:"TCP port on which /metrics needs no key, for a scraper in the private network; 0 serves it on PORT, with the API key" example:"9090"`
+
 	// Postgres and Valkey.
 
 	DatabaseURL       Secret `env:"DATABASE_URL" required:"true" meaning:"Postgres, as a URL or as key=value pairs" example:"postgres://user:password@localhost:5432/app"`
@@ -36,7 +38,11 @@ type Config struct {
 	// never that it is open; an empty TokenSecret means that no token is valid.
 
 	APIKey         Secret   `env:"FORGEWIRE_API_KEY" required:"true" meaning:"key of the server API (header X-API-Key), at least 16 characters; \"none\" disables the server API" example:"$(openssl rand -hex 32)"`
-	TokenSecret    Secret   `env:"FORGEWIRE_TOKEN_SECRET" required:"true" meaning:"secret that client tokens are signed with (HMAC), at least 16 bytes, better 32; \"none\" accepts no tokens" example:"$(openssl rand -hex 32)"`
+	TokenSecret    Secret   `env:"FORGEWIRE_TOKEN_SECRET" required:"true" meaning:"secret that client tokens are signed with (HMAC), at least 16 bytes, better 32; \"none\" accepts none that are; not required with a public key or a key set" example:"$(openssl rand -hex 32)"`
+	TokenPublicKey string   `env:"FORGEWIRE_TOKEN_PUBLIC_KEY" meaning:"public key that client tokens are verified with, in PEM (RSA, ECDSA or Ed25519)" example:"$(cat public.pem)"`
+	TokenJWKSURL   string   `env:"FORGEWIRE_TOKEN_JWKS_URL" meaning:"JSON Web Key Set that client tokens are verified with; https, or http inside a private network" example:"https://auth.example.com/.well-known/jwks.json"`
+	TokenAudience  string   `env:"FORGEWIRE_TOKEN_AUDIENCE" meaning:"audience (aud) that a client token must name" example:"forgewire"`
+	TokenIssuer    string   `env:"FORGEWIRE_TOKEN_ISSUER" meaning:"issuer (iss) that a client token must name" example:"https://auth.example.com/"`
 	AllowAnonymous bool     `env:"FORGEWIRE_ALLOW_ANONYMOUS" envDefault:"false" meaning:"clients without a token may connect" example:"true"`
 	AllowedOrigins []string `env:"FORGEWIRE_ALLOWED_ORIGINS" meaning:"hosts whose pages may connect besides our own, comma separated, * as wildcard" example:"app.example.com,*.example.org"`
 
@@ -45,10 +51,18 @@ type Config struct {
 
 	// Limits and times.
 
+	CacheLocalBytes     int64         `env:"FORGEWIRE_CACHE_LOCAL_BYTES" envDefault:"33554432" min:"1048576" meaning:"memory that one replica gives to cached values, in bytes" example:"33554432"`
+	CacheMaxConnections int           `env:"FORGEWIRE_CACHE_MAX_CONNECTIONS" envDefault:"50" min:"1" max:"1000" meaning:"connections to one Valkey server that a replica may open (it needs 2)" example:"50"`
 	MaxConnections      int           `env:"FORGEWIRE_MAX_CONNECTIONS" envDefault:"15000" min:"1" max:"1000000" meaning:"client connections that one replica accepts" example:"15000"`
+	MaxUserConnections  int           `env:"FORGEWIRE_MAX_USER_CONNECTIONS" envDefault:"0" min:"0" max:"1000000" meaning:"connections of one user to one replica; 0 for no limit" example:"20"`
+	MaxIPConnections    int           `env:"FORGEWIRE_MAX_IP_CONNECTIONS" envDefault:"0" min:"0" max:"1000000" meaning:"connections of one address (of IPv6, a /64) to one replica; 0 for no limit" example:"100"`
+	MaxIPHandshakes     int           `env:"FORGEWIRE_MAX_IP_HANDSHAKES" envDefault:"0" min:"0" max:"1000000" meaning:"new connections of one address to one replica a second, twice that at once; 0 for no limit" example:"10"`
+	ClientIPHeader      string        `env:"FORGEWIRE_CLIENT_IP_HEADER" meaning:"header in which the proxy in front says who connects, and which it overwrites; without it the peer's address counts" example:"Fly-Client-IP"`
+	CommandRate         int           `env:"FORGEWIRE_COMMAND_RATE" envDefault:"100" min:"0" max:"1000000" meaning:"commands of one client a second, on average; 0 for no limit" example:"100"`
 	MaxPublicationBytes int           `env:"FORGEWIRE_MAX_PUBLICATION_BYTES" envDefault:"1048576" min:"1024" max:"16777216" meaning:"largest publication, in bytes" example:"1048576"`
 	RetentionAge        time.Duration `env:"FORGEWIRE_RETENTION_AGE" envDefault:"24h" min:"1m" meaning:"how long messages are kept" example:"24h"`
 	RetentionBytes      int64         `env:"FORGEWIRE_RETENTION_BYTES" envDefault:"1073741824" min:"16777216" meaning:"how large the log may grow before its oldest messages go, in bytes" example:"1073741824"`
+	RunRetention        time.Duration `env:"FORGEWIRE_RUN_RETENTION" envDefault:"720h" min:"24h" meaning:"how long runs, one line for each request to a model, are kept" example:"720h"`
 	ShutdownTimeout     time.Duration `env:"FORGEWIRE_SHUTDOWN_TIMEOUT" envDefault:"10s" min:"1ms" meaning:"longest time that a stopping replica takes to drain" example:"10s"`
 
 	// Logs.
@@ -62,22 +76,31 @@ type Config struct {
 func Load(environ []string) (*Config, error) {
 	var required []string
 	for _, v := range variables() {
-		if v.Required {
+		if v.Required && !(v.Name == "FORGEWIRE_TOKEN_SECRET" && hasKeys(environ)) {
 			required = append(required, v.Name)
 		}
 	}
 	cfg, mistakes := load(environ, required)
-	if cfg.TokenSecret == "" && !cfg.AllowAnonymous && !mistakes.name("FORGEWIRE_TOKEN_SECRET", "FORGEWIRE_ALLOW_ANONYMOUS") {
+	if cfg.TokenSecret == "" && !hasKeys(environ) && !cfg.AllowAnonymous && !mistakes.name("FORGEWIRE_TOKEN_SECRET", "FORGEWIRE_ALLOW_ANONYMOUS") {
 		mistakes = append(mistakes, Mistake{
 			Variable: "FORGEWIRE_ALLOW_ANONYMOUS",
 			Problem:  "nobody could connect: FORGEWIRE_TOKEN_SECRET=none accepts no tokens, so clients without one must be allowed",
 			Example:  "true",
 		})
 	}
+	if cfg.MetricsPort != 0 && cfg.MetricsPort == cfg.Port {
+		mistakes = append(mistakes, Mistake{Variable: "FORGEWIRE_METRICS_PORT", Problem: "is PORT: metrics without a key need a port of their own", Example: "9090"})
+	}
 	if len(mistakes) > 0 {
 		return nil, mistakes
 	}
 	return cfg, nil
+}
+
+// hasKeys reports whether tokens can be verified without a secret.
+func hasKeys(environ []string) bool {
+	given := split(environ)
+	return strings.TrimSpace(given["FORGEWIRE_TOKEN_PUBLIC_KEY"]) != "" || strings.TrimSpace(given["FORGEWIRE_TOKEN_JWKS_URL"]) != ""
 }
 
 // LoadOnly is for the other commands: it demands no more than the named

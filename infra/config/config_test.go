@@ -37,10 +37,14 @@ func TestLoadDefaults(t *testing.T) {
 		APIKey:              "0123456789abcdef",
 		TokenSecret:         "fedcba9876543210",
 		AllowedOrigins:      nil,
+		CacheLocalBytes:     32 << 20,
+		CacheMaxConnections: 50,
 		MaxConnections:      15000,
+		CommandRate:         100,
 		MaxPublicationBytes: 1 << 20,
 		RetentionAge:        24 * time.Hour,
 		RetentionBytes:      1 << 30,
+		RunRetention:        720 * time.Hour,
 		ShutdownTimeout:     10 * time.Second,
 		LogLevel:            slog.LevelInfo,
 		LogFormat:           "json",
@@ -61,10 +65,22 @@ func TestLoadEverything(t *testing.T) {
 		"FORGEWIRE_ALLOW_ANONYMOUS=1",
 		"FORGEWIRE_ALLOWED_ORIGINS=app.example.com, *.example.org,localhost:3000,,[::1]:80",
 		`FORGEWIRE_NAMESPACES={"chat":{}}`,
+		"FORGEWIRE_CACHE_LOCAL_BYTES=1048576",
+		"FORGEWIRE_CACHE_MAX_CONNECTIONS=1000",
 		"FORGEWIRE_MAX_CONNECTIONS=1000000",
+		"FORGEWIRE_TOKEN_PUBLIC_KEY=-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----",
+		"FORGEWIRE_TOKEN_JWKS_URL=https://auth.example.com/keys",
+		"FORGEWIRE_TOKEN_AUDIENCE=forgewire",
+		"FORGEWIRE_TOKEN_ISSUER=https://auth.example.com/",
+		"FORGEWIRE_MAX_USER_CONNECTIONS=20",
+		"FORGEWIRE_MAX_IP_CONNECTIONS=100",
+		"FORGEWIRE_MAX_IP_HANDSHAKES=10",
+		"FORGEWIRE_CLIENT_IP_HEADER=Fly-Client-IP",
+		"FORGEWIRE_COMMAND_RATE=0",
 		"FORGEWIRE_MAX_PUBLICATION_BYTES=1024",
 		"FORGEWIRE_RETENTION_AGE=1m",
 		"FORGEWIRE_RETENTION_BYTES=1099511627776",
+		"FORGEWIRE_RUN_RETENTION=24h",
 		"FORGEWIRE_SHUTDOWN_TIMEOUT=1m30s",
 		"FORGEWIRE_LOG_LEVEL=WARN",
 		"FORGEWIRE_LOG_FORMAT=Text",
@@ -80,10 +96,21 @@ func TestLoadEverything(t *testing.T) {
 		AllowAnonymous:      true,
 		AllowedOrigins:      []string{"app.example.com", "*.example.org", "localhost:3000", "[::1]:80"},
 		Namespaces:          `{"chat":{}}`,
+		CacheLocalBytes:     1 << 20,
+		CacheMaxConnections: 1000,
+		TokenPublicKey:      "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----",
+		TokenJWKSURL:        "https://auth.example.com/keys",
+		TokenAudience:       "forgewire",
+		TokenIssuer:         "https://auth.example.com/",
 		MaxConnections:      1_000_000,
+		MaxUserConnections:  20,
+		MaxIPConnections:    100,
+		MaxIPHandshakes:     10,
+		ClientIPHeader:      "Fly-Client-IP",
 		MaxPublicationBytes: 1024,
 		RetentionAge:        time.Minute,
 		RetentionBytes:      1 << 40,
+		RunRetention:        24 * time.Hour,
 		ShutdownTimeout:     90 * time.Second,
 		LogLevel:            slog.LevelWarn,
 		LogFormat:           "text",
@@ -107,6 +134,8 @@ func TestLoadValues(t *testing.T) {
 		{"PORT=99999999999999999999", `is not a whole number from 1 to 65535`},
 		{"PORT=http", `"http" is not a whole number`},
 		{"PORT=:8080", `":8080" is not a whole number`},
+		{"FORGEWIRE_METRICS_PORT=9090", ""},
+		{"FORGEWIRE_METRICS_PORT=-1", "is not a whole number from 0 to 65535"},
 
 		{"DATABASE_URL=", "is required (example: DATABASE_URL=postgres://"},
 		{"DATABASE_URL=postgresql:///app?host=/run/postgresql", ""},
@@ -153,6 +182,21 @@ func TestLoadValues(t *testing.T) {
 		{"FORGEWIRE_TOKEN_SECRET=sésame sesame sesame", ""},
 		{"FORGEWIRE_TOKEN_SECRET=none", ""}, // but see TestNobodyCouldConnect
 
+		{"FORGEWIRE_TOKEN_JWKS_URL=https://auth.example.com/keys", ""},
+		{"FORGEWIRE_TOKEN_JWKS_URL=http://kong:8000/keys", ""},
+		{"FORGEWIRE_TOKEN_JWKS_URL=http://auth.internal/keys", ""},
+		{"FORGEWIRE_TOKEN_JWKS_URL=http://[::1]:8000/keys", ""},
+		{"FORGEWIRE_TOKEN_JWKS_URL=http://10.0.0.1/keys", ""},
+		{"FORGEWIRE_TOKEN_JWKS_URL=http://auth.example.com/keys", "must begin with https://"},
+		{"FORGEWIRE_TOKEN_JWKS_URL=http://8.8.8.8/keys", "must begin with https://"},
+		{"FORGEWIRE_TOKEN_JWKS_URL=file:///etc/keys", "is not a valid URL"},
+		{"FORGEWIRE_TOKEN_JWKS_URL=ftp://auth/keys", "must begin with https://"},
+		{"FORGEWIRE_TOKEN_JWKS_URL=https://u:sesame@auth/keys", "must not have a user or a password"},
+		{"FORGEWIRE_TOKEN_JWKS_URL=auth.example.com", "is not a valid URL"},
+		{"FORGEWIRE_CLIENT_IP_HEADER=Fly-Client-IP", ""},
+		{"FORGEWIRE_CLIENT_IP_HEADER=Fly-Client-IP:", "is not the name of a header"},
+		{"FORGEWIRE_COMMAND_RATE=-1", "is not a whole number from 0"},
+
 		{"FORGEWIRE_ALLOW_ANONYMOUS=false", ""},
 		{"FORGEWIRE_ALLOW_ANONYMOUS=yes", `"yes" is not true or false (example: FORGEWIRE_ALLOW_ANONYMOUS=true)`},
 
@@ -174,6 +218,7 @@ func TestLoadValues(t *testing.T) {
 		{"FORGEWIRE_RETENTION_AGE=1d", `"1d" is not a duration of at least 1m (example: FORGEWIRE_RETENTION_AGE=24h)`},
 		{"FORGEWIRE_RETENTION_BYTES=16777215", "is not a whole number of at least 16777216"},
 		{"FORGEWIRE_RETENTION_BYTES=16777216", ""},
+		{"FORGEWIRE_RUN_RETENTION=23h", "is not a duration of at least 24h"},
 		{"FORGEWIRE_SHUTDOWN_TIMEOUT=0s", `"0s" is not a duration of at least 1ms`},
 		{"FORGEWIRE_SHUTDOWN_TIMEOUT=-5s", `"-5s" is not a duration of at least 1ms`},
 		{"FORGEWIRE_SHUTDOWN_TIMEOUT=10", `"10" is not a duration`},
@@ -228,6 +273,16 @@ func TestListenDatabaseURL(t *testing.T) {
 	}
 }
 
+func TestMetricsPort(t *testing.T) {
+	_, err := config.Load(environ("FORGEWIRE_METRICS_PORT=8080"))
+	if err == nil || !strings.Contains(err.Error(), "FORGEWIRE_METRICS_PORT: is PORT") {
+		t.Errorf("got %v", err)
+	}
+	if cfg, err := config.Load(environ("FORGEWIRE_METRICS_PORT=9090")); err != nil || cfg.MetricsPort != 9090 {
+		t.Errorf("got %v, %v", cfg, err)
+	}
+}
+
 func TestNobodyCouldConnect(t *testing.T) {
 	_, err := config.Load(environ("FORGEWIRE_TOKEN_SECRET=none"))
 	if err == nil || !strings.Contains(err.Error(), "FORGEWIRE_ALLOW_ANONYMOUS: nobody could connect") {
@@ -235,6 +290,14 @@ func TestNobodyCouldConnect(t *testing.T) {
 	}
 	if _, err := config.Load(environ("FORGEWIRE_TOKEN_SECRET=none", "FORGEWIRE_ALLOW_ANONYMOUS=true")); err != nil {
 		t.Error(err)
+	}
+	// With a key, the secret may be missing.
+	for _, key := range []string{"FORGEWIRE_TOKEN_PUBLIC_KEY=x", "FORGEWIRE_TOKEN_JWKS_URL=https://auth/keys"} {
+		for _, secret := range []string{"", "none"} {
+			if _, err := config.Load(environ("FORGEWIRE_TOKEN_SECRET="+secret, key)); err != nil {
+				t.Error(err)
+			}
+		}
 	}
 	// One cause, one complaint.
 	_, err = config.Load(environ("FORGEWIRE_TOKEN_SECRET="))

@@ -1,0 +1,355 @@
+package llm
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+	"unicode/utf8"
+)
+
+// Namespace is that of the channels that answers travel on: "llm:" and the answer's id.
+const Namespace = "llm"
+
+// Log is what answers travel through between replicas: the realtime log.
+type Log interface {
+	// Append stores messages, each a JSON value, and returns when they are committed.
+	Append(ctx context.Context, channel string, messages ...[]byte) error
+	// Read returns the first messages of a channel.
+	Read(ctx context.Context, channel string) ([][]byte, error)
+	// Follow reads a channel from its beginning and goes on as it grows.
+	Follow(channel string) (Follower, error)
+}
+
+// Follower reads a channel. One goroutine uses it.
+type Follower interface {
+	Next(ctx context.Context) ([][]byte, error)
+	Close() error
+}
+
+func channelOf(id string) string { return Namespace + ":" + id }
+
+// aliasChannel is where the id that the upstream gave an answer leads to ours. It cannot be guessed from the id.
+func aliasChannel(scope, id string) string { return Namespace + ":by-" + hashed(scope, id) }
+
+// A publication is a message of an answer's channel, as replicas and browsers read it.
+type publication struct {
+	Attempt int `json:"attempt"` // one more for each leader that died
+	// Take counts how often the answer began anew, because a new leader's differs from what was told of the last
+	// one's. A greater one replaces all that came before.
+	Take int         `json:"take"`
+	Head *flightHead `json:"head,omitempty"` // the answer begins
+	// Events are consecutive ones, the first with the number From. An event is the JSON of a chunk; or text, in
+	// quotes, if it is not a JSON object; or a pair of its name and its text, if its name is not its type.
+	From   *int              `json:"from,omitempty"`
+	Events []json.RawMessage `json:"events,omitempty"`
+	// Part is of an event or an answer that is too large for one message.
+	Part *part      `json:"part,omitempty"`
+	End  *flightEnd `json:"end,omitempty"`
+}
+
+type part struct {
+	At   int    `json:"at"` // of its first byte in the whole text
+	Text string `json:"text"`
+	Last bool   `json:"last,omitempty"`
+	Name string `json:"name,omitempty"` // the event's
+}
+
+// pump writes a tape to its channel, in batches of what came while the last one was on its way: it delays nobody, and
+// makes no more messages than the log takes in that time.
+type pump struct {
+	log     Log
+	tape    *tape
+	attempt int
+	limit   int    // bytes of a message
+	base    string // whose the answer is
+	headOut bool
+	take    int
+	next    int
+}
+
+// Times of a pump whose log does not take what it brings.
+const (
+	pumpRetry  = 200 * time.Millisecond
+	pumpWithin = 5 * time.Second // of one append
+	pumpTries  = 25
+)
+
+// codeNotShared ends the channel of an answer that is too large for it: whoever wants it asks for himself.
+const codeNotShared = "not_shared"
+
+var errLog = errors.New("the log does not take the answer")
+
+// run returns when the end is written, or the log has refused it for too long. quiet leaves the end out.
+func (p *pump) run(ctx context.Context, quiet func() bool) error {
+	for {
+		v, err := p.tape.wait(ctx, p.next, func(v view) bool { return v.head != nil && !p.headOut || len(v.events) > 0 || v.take != p.take })
+		if err != nil {
+			return err
+		}
+		if v.take != p.take {
+			p.take, p.next, p.headOut = v.take, 0, false
+			continue
+		}
+		messages, taken := p.encode(v, quiet())
+		if len(messages) > 0 {
+			if err := p.append(ctx, v.id, messages); err != nil {
+				return err
+			}
+		}
+		p.alias(ctx, v)
+		p.next += taken
+		if v.end != nil {
+			return nil
+		}
+	}
+}
+
+// alias lets the answer be found by the id that the upstream gave it, too. Without it there is still ours.
+func (p *pump) alias(ctx context.Context, v view) {
+	if p.next > 0 || len(v.events) == 0 || p.base == "" {
+		return
+	}
+	n, err := parseJSON(v.events[0].data)
+	if err != nil {
+		return
+	}
+	id := n.get("id").text()
+	if r := n.get("response"); r.has() {
+		id = r.get("id").text()
+	}
+	if !isTag(id) {
+		return
+	}
+	c, cancel := context.WithTimeout(ctx, pumpWithin)
+	defer cancel()
+	_ = p.log.Append(c, aliasChannel(p.base, id), append(append([]byte(`{"id":`), quote(v.id)...), '}'))
+}
+
+// append tries until it is told that the messages are stored. Readers know twice the same when they see it.
+func (p *pump) append(ctx context.Context, id string, messages [][]byte) error {
+	for range pumpTries {
+		c, cancel := context.WithTimeout(ctx, pumpWithin)
+		err := p.log.Append(c, channelOf(id), messages...)
+		cancel()
+		if err == nil {
+			return nil
+		}
+		if !pause(ctx, pumpRetry) {
+			return fmt.Errorf("write an answer to its channel: %w", err)
+		}
+	}
+	return errLog
+}
+
+// encode makes messages of all that a view shows, and says how many events that are.
+func (p *pump) encode(v view, quiet bool) (messages [][]byte, taken int) {
+	add := func(pub publication) {
+		pub.Attempt, pub.Take = p.attempt, p.take
+		if b, err := json.Marshal(pub); err == nil { // it has nothing that JSON cannot hold
+			messages = append(messages, b)
+		}
+	}
+	if v.head != nil && !p.headOut {
+		add(publication{Head: v.head})
+		p.headOut = true
+	}
+	begin := func() []byte {
+		b := strconv.AppendInt([]byte(`{"attempt":`), int64(p.attempt), 10)
+		b = strconv.AppendInt(append(b, `,"take":`...), int64(p.take), 10)
+		b = strconv.AppendInt(append(b, `,"from":`...), int64(p.next+taken), 10)
+		return append(b, `,"events":[`...)
+	}
+	var b []byte
+	flush := func() {
+		if b != nil {
+			messages, b = append(messages, append(b, "]}"...)), nil
+		}
+	}
+	for _, e := range v.events {
+		text := encodeEvent(e)
+		if len(text) > p.limit/2 {
+			flush()
+			p.parts(e.name, e.data, p.next+taken, add)
+			taken++
+			continue
+		}
+		if b != nil && len(b)+len(text) > p.limit/2 {
+			flush()
+		}
+		if b == nil {
+			b = begin()
+		} else {
+			b = append(b, ',')
+		}
+		b = append(b, text...)
+		taken++
+	}
+	flush()
+	if v.end != nil && !quiet {
+		if len(v.object) > maxAnswerBytes {
+			add(publication{End: &flightEnd{Failure: &failure{Code: codeNotShared}}})
+			return messages, taken
+		}
+		if v.object != nil {
+			p.parts("", v.object, 0, add)
+		}
+		add(publication{End: v.end})
+	}
+	return messages, taken
+}
+
+// parts adds a text in pieces. JSON may write one byte as six.
+func (p *pump) parts(name string, text []byte, from int, add func(publication)) {
+	for at := 0; ; {
+		n := min(len(text)-at, max(p.limit/8, 16))
+		for n < len(text)-at && n > 0 && !utf8.RuneStart(text[at+n]) {
+			n--
+		}
+		last := at+n == len(text)
+		add(publication{From: &from, Part: &part{At: at, Text: string(text[at : at+n]), Last: last, Name: name}})
+		if at += n; last {
+			return
+		}
+	}
+}
+
+func encodeEvent(e event) []byte {
+	isObject := len(e.data) > 1 && e.data[0] == '{' && json.Valid(e.data)
+	switch {
+	case isObject && (e.name == "" || typeOf(event{data: e.data}) == e.name):
+		if e.name != "" || !bytes.HasPrefix(e.data, []byte(`{"type":"response.`)) {
+			return e.data
+		}
+		fallthrough // its name would be taken for its type
+	case e.name != "" || isObject:
+		b := append(appendText([]byte{'['}, e.name), ',')
+		return append(appendText(b, string(e.data)), ']')
+	}
+	return appendText(nil, string(e.data))
+}
+
+// appendText appends s as JSON that holds no line break.
+func appendText(b []byte, s string) []byte { return appendQuoted(b, s) }
+
+func decodeEvent(e endpoint, raw json.RawMessage) (event, error) {
+	switch {
+	case len(raw) > 0 && raw[0] == '{':
+		ev := event{data: raw}
+		if e == responses {
+			ev.name = typeOf(ev)
+		}
+		return ev, nil
+	case len(raw) > 0 && raw[0] == '[':
+		var pair [2]string
+		if err := json.Unmarshal(raw, &pair); err != nil {
+			return event{}, fmt.Errorf("decode an event: %w", err)
+		}
+		return event{name: pair[0], data: []byte(pair[1])}, nil
+	}
+	var text string
+	if err := json.Unmarshal(raw, &text); err != nil {
+		return event{}, fmt.Errorf("decode an event: %w", err)
+	}
+	return event{data: []byte(text)}, nil
+}
+
+// A copier puts what a channel brings onto a tape of this replica.
+type copier struct {
+	tape    *tape
+	attempt int // the latest
+	turn    int // the latest take
+	next    int
+	part    []byte
+}
+
+var errHole = errors.New("the channel of an answer has a hole")
+
+// take handles one message.
+func (c *copier) take(message []byte) error {
+	var p publication
+	if err := json.Unmarshal(message, &p); err != nil {
+		return fmt.Errorf("read an answer's channel: %w", err)
+	}
+	if p.Attempt > c.attempt {
+		c.attempt, c.part = p.Attempt, nil
+	}
+	if p.Attempt < c.attempt || p.Take < c.turn {
+		return nil // of a leader that was thought dead, and has been replaced
+	}
+	if p.Take > c.turn {
+		c.turn, c.next, c.part = p.Take, 0, nil
+		c.tape.again()
+	}
+	v, _ := c.tape.look(0)
+	if p.Head != nil && v.head == nil {
+		c.tape.begin(*p.Head)
+		v.head = p.Head
+	}
+	if p.From != nil {
+		if v.head == nil || *p.From > c.next {
+			return errHole
+		}
+		if err := c.events(v.head, &p); err != nil {
+			return err
+		}
+	}
+	if p.End != nil && p.End.Failure != nil && p.End.Failure.Code == codeNotShared {
+		return errShareOff
+	}
+	if p.End != nil {
+		c.tape.finish(*p.End)
+	}
+	return nil
+}
+
+// claim is what a new leader writes first.
+func claim(attempt int) []byte { return fmt.Appendf(nil, `{"attempt":%d,"take":0}`, attempt) }
+
+func (c *copier) events(h *flightHead, p *publication) error {
+	if p.Part != nil {
+		return c.piece(h, p)
+	}
+	if done := c.next - *p.From; done < len(p.Events) {
+		var events []event
+		for _, raw := range p.Events[done:] {
+			e, err := decodeEvent(h.Endpoint, raw)
+			if err != nil {
+				return err
+			}
+			events = append(events, e)
+		}
+		c.next += len(events)
+		if !c.tape.add(events...) {
+			return errTooLarge
+		}
+	}
+	return nil
+}
+
+func (c *copier) piece(h *flightHead, p *publication) error {
+	switch {
+	case *p.From < c.next || p.Part.At < len(c.part):
+		return nil // it came twice
+	case p.Part.At > len(c.part):
+		return errHole
+	case len(c.part)+len(p.Part.Text) > maxAnswerBytes:
+		return errTooLarge
+	}
+	c.part = append(c.part, p.Part.Text...)
+	if !p.Part.Last {
+		return nil
+	}
+	whole := c.part
+	c.part = nil
+	if !h.Stream {
+		c.tape.setObject(whole)
+		return nil
+	}
+	c.next++
+	c.tape.add(event{name: p.Part.Name, data: whole})
+	return nil
+}

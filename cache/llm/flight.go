@@ -1,0 +1,177 @@
+package llm
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// A flight is one answer that is being generated: here, or on another replica, from which it is copied. Readers do
+// not see which.
+type flight struct {
+	*tape
+	req     *request // of whoever asked first
+	first   string   // the id that it was proposed with
+	key     key      // of the election
+	joins   bool     // others may join
+	stores  bool     // its answer goes into the cache
+	shares  bool     // it is written to the log: for other replicas, and to be resumed
+	started time.Time
+	ctx     context.Context
+	cancel  context.CancelCauseFunc // with why
+	settled chan struct{}           // closed when rec is known
+
+	// Owned by the flight's goroutine, and fixed when settled is closed.
+	leads    bool // the upstream was asked by this replica
+	fallback bool
+	whole    bool // nothing of it was mended
+	upstream *Upstream
+	model    string // there
+	firstAt  time.Time
+	rec      *recording // nil if there was no answer
+	stored   bool
+}
+
+func newFlight(life context.Context, req *request, joins bool, mode Mode) *flight {
+	id := newID()
+	f := &flight{tape: newTape(id), req: req, first: id, key: req.key, joins: joins, started: time.Now(), whole: true, settled: make(chan struct{}),
+		stores: mode.cacheable(req)}
+	f.ctx, f.cancel = context.WithCancelCause(life)
+	f.shares = f.stores || req.stream && mode != CacheOff && !req.controls.noStore
+	if !joins {
+		f.key = sha256.Sum256([]byte(id)) // nobody else has it
+	}
+	return f
+}
+
+func newID() string {
+	u := uuid.New()
+	return "fw_" + hex.EncodeToString(u[:])
+}
+
+var (
+	errDied     = errors.New("the leader of the flight has died")
+	errShareOff = errors.New("the flight is not shared")
+)
+
+// fly runs a flight from the election to the end.
+func (s *Service) fly(f *flight) {
+	defer close(f.settled)
+	defer f.cancel(nil)
+	timeout := time.Duration(0)
+	for _, r := range f.req.routes {
+		timeout = max(timeout, r.upstream.Timeout)
+	}
+	defer time.AfterFunc(timeout, func() { f.cancel(errSilent) }).Stop()
+	if !f.shares {
+		s.lead(f, 0)
+		return
+	}
+	v := s.elector.elect(f.ctx, f.key, f.first)
+	switch {
+	case v.err != nil, v.landed && !f.req.controls.fresh(v.age):
+		s.lead(f, 0)
+	case v.mine:
+		s.lead(f, v.attempt)
+	default:
+		f.elsewhere(v.id)
+		s.follow(f, v.id)
+	}
+}
+
+// follow copies a flight that another replica leads, and takes the lead if that one dies.
+func (s *Service) follow(f *flight, id string) {
+	follower, err := s.cfg.Log.Follow(channelOf(id))
+	if err != nil {
+		s.lead(f, 0)
+		return
+	}
+	defer follower.Close() //nolint:errcheck // it only reads
+	c := &copier{tape: f.tape}
+	for {
+		err := s.copy(f.ctx, id, follower, c)
+		switch {
+		case err == nil:
+			s.settle(f)
+			return
+		case f.ctx.Err() != nil:
+			f.finish(flightEnd{Failure: failureOf(context.Cause(f.ctx))})
+			return
+		case errors.Is(err, errDied):
+			won, err := s.succeed(f, id, follower, c)
+			if err != nil {
+				s.lead(f, 0)
+				return
+			}
+			if won {
+				return
+			}
+		default:
+			s.lead(f, 0) // what it has read is compared with what comes
+			return
+		}
+	}
+}
+
+// copy reads a channel until the answer ends, or its leader has died.
+func (s *Service) copy(ctx context.Context, id string, follower Follower, c *copier) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer s.elector.watch(id, func() { cancel(errDied) })()
+	for {
+		messages, err := follower.Next(ctx)
+		if err != nil {
+			if errors.Is(context.Cause(ctx), errDied) {
+				return errDied
+			}
+			return err
+		}
+		for _, m := range messages {
+			if err := c.take(m); err != nil {
+				return err
+			}
+		}
+		if v, _ := c.tape.look(0); v.end != nil {
+			return nil
+		}
+	}
+}
+
+// succeed tries to become the leader in place of the one that died. It returns true when the flight has ended under
+// it. The claim that it writes first is where everybody stops to listen to the old leader.
+func (s *Service) succeed(f *flight, id string, follower Follower, c *copier) (bool, error) {
+	attempt := max(c.attempt, 1)
+	won, err := s.elector.takeOver(f.ctx, f.key, id, attempt)
+	if err != nil || !won {
+		return false, err
+	}
+	attempt++
+	if err := s.cfg.Log.Append(f.ctx, channelOf(id), claim(attempt)); err != nil {
+		s.elector.land(f.key, attempt, false)
+		return false, err
+	}
+	for c.attempt < attempt {
+		messages, err := follower.Next(f.ctx)
+		if err != nil {
+			s.elector.land(f.key, attempt, false)
+			return false, err
+		}
+		for _, m := range messages {
+			if err := c.take(m); err != nil {
+				s.elector.land(f.key, attempt, false)
+				return false, err
+			}
+		}
+	}
+	if v, _ := f.look(0); v.end != nil { // it had ended just before
+		s.elector.land(f.key, attempt, false)
+		s.settle(f)
+		return true, nil
+	}
+	s.lead(f, attempt)
+	return true, nil
+}

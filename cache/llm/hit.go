@@ -1,0 +1,65 @@
+package llm
+
+import (
+	"context"
+	"net/http"
+	"time"
+)
+
+// A hit is an answer from the cache.
+type hit struct {
+	rec      *recording
+	age, ttl time.Duration // ttl is what is left: negative for a stale one
+}
+
+// lookup asks the cache. A hit that is not fresh may stand in for an upstream that fails.
+func (s *Service) lookup(ctx context.Context, req *request) (h *hit, fresh bool) {
+	entry, ok := s.cfg.Cache.Get(ctx, cacheKey(req.key))
+	if !ok {
+		return nil, false
+	}
+	rec, err := decodeRecording(entry.Value)
+	if err != nil || rec.Scope != hashed(req.scope) || rec.Endpoint != req.endpoint {
+		return nil, false // of another version, or not what we stored there
+	}
+	age := max(0, time.Since(entry.Stored)) // another replica's clock may be ahead
+	h = &hit{rec: rec, age: age, ttl: entry.TTL - age}
+	return h, !entry.Stale && h.ttl > 0 && req.controls.fresh(age)
+}
+
+// replay answers from the cache.
+func (s *Service) replay(w http.ResponseWriter, req *request, h *hit, how Outcome) {
+	body, contentType, err := h.render(req)
+	if err != nil {
+		(&Refusal{Status: http.StatusInternalServerError, Type: typeServer, Code: "internal_error", Message: "the stored answer cannot be read"}).Write(w)
+		return
+	}
+	header := w.Header()
+	header.Set("Content-Type", contentType)
+	header.Set("X-Content-Type-Options", "nosniff")
+	header.Set(HeaderID, h.rec.ID)
+	setCacheHeaders(header, how, req, h.age, h.ttl)
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(writeWithin)) // where it cannot be set, the server's own holds
+	w.WriteHeader(http.StatusOK)
+	run := req.run(how, h.rec.ID)
+	run.FirstToken = time.Since(req.started)
+	run.Status, run.Upstream = http.StatusOK, h.rec.Upstream
+	if _, err := w.Write(body); err != nil {
+		run.Status, run.Error = 499, "client_left"
+	}
+	run.Duration = time.Since(req.started)
+	run.PromptTokens, run.CompletionTokens, run.SavedMicros = h.rec.Prompt, h.rec.Completion, h.rec.CostMicros
+	s.note(req, run, max(0, h.rec.Duration-run.Duration))
+}
+
+func (h *hit) render(req *request) ([]byte, string, error) {
+	if !req.stream {
+		b, err := h.rec.asObject()
+		return b, "application/json", err
+	}
+	events, err := h.rec.asEvents(req.usage)
+	if err != nil {
+		return nil, "", err
+	}
+	return numbered(events, 0), "text/event-stream; charset=utf-8", nil
+}

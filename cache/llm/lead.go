@@ -1,0 +1,223 @@
+package llm
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"strconv"
+	"time"
+)
+
+// lead asks the upstream. With an attempt, others read along: the answer is written to the log too.
+func (s *Service) lead(f *flight, attempt int) {
+	f.leads = true
+	out := newRetake(f)
+	if attempt == 0 {
+		s.generate(f, out)
+		s.settle(f)
+		return
+	}
+	v, _ := f.look(0)
+	p := &pump{log: s.cfg.Log, tape: f.tape, attempt: attempt, limit: min(s.cfg.MaxMessageBytes, 256<<10), base: f.req.base,
+		take: v.take, next: len(v.events), headOut: v.head != nil}
+	pumped := make(chan error, 1)
+	// The pump outlives the flight's own time: what came must reach those who read along.
+	go func() { pumped <- p.run(s.life, s.stopping) }()
+	s.generate(f, out)
+	s.settle(f)
+	err := <-pumped
+	if err != nil && !s.stopping() {
+		s.cfg.Logger.Warn("an answer could not be written to the log: other replicas ask for themselves", "id", v.id, "error", err)
+	}
+	if !s.stopping() {
+		s.elector.land(f.key, attempt, err == nil && f.stored)
+	}
+}
+
+// stopping says whether flights are cut short because the replica stops: then others take them over.
+func (s *Service) stopping() bool { return s.life.Err() != nil }
+
+// generate asks, and puts what comes onto the tape. It ends the tape.
+func (s *Service) generate(f *flight, out *retake) {
+	ans, err := s.client.ask(f.ctx, f.req.question())
+	if err != nil {
+		s.failed(f, out, err)
+		return
+	}
+	defer ans.Body.Close()
+	f.upstream, f.model, f.fallback = ans.route.upstream, ans.route.model, ans.fallback
+	if ans.StatusCode != http.StatusOK {
+		out.finish(flightEnd{Failure: refused(ans)})
+		return
+	}
+	kind, _, _ := mime.ParseMediaType(ans.Header.Get("Content-Type"))
+	v, _ := f.look(0)
+	h := flightHead{Endpoint: f.req.endpoint, Scope: hashed(f.req.base, v.id), Model: f.req.model, Upstream: f.upstream.Name, Stream: kind == "text/event-stream",
+		Usage: f.req.stream}
+	if h.Stream {
+		out.begin(h)
+		err = s.readStream(f, ans, out)
+	} else {
+		err = readObject(f, ans, h, out)
+	}
+	if err != nil {
+		s.failed(f, out, err)
+	}
+}
+
+func (s *Service) failed(f *flight, out *retake, err error) {
+	if cause := context.Cause(f.ctx); cause != nil {
+		err = cause
+	}
+	fl := failureOf(err)
+	if errors.Is(err, errBroken) {
+		fl.RetryAfter = strconv.Itoa(int(s.client.retryIn(f.req.routes).Seconds() + 0.5))
+	}
+	out.finish(flightEnd{Failure: fl})
+}
+
+// readStream reads events until the stream ends.
+func (s *Service) readStream(f *flight, ans *answer, out *retake) error {
+	idle := time.AfterFunc(f.upstream.IdleTimeout, func() { f.cancel(errSilent) })
+	defer idle.Stop()
+	var p sseParser
+	var batch []event
+	done, failed := false, false
+	keep := func(e event) {
+		switch {
+		case done:
+		case string(e.data) == string(doneMark):
+			done = true
+		default:
+			done = ends(f.req.endpoint, e)
+			failed = failed || isError(e)
+			batch = append(batch, e)
+		}
+	}
+	piece := make([]byte, 32<<10)
+	for {
+		n, err := ans.Body.Read(piece)
+		idle.Reset(f.upstream.IdleTimeout)
+		parse := p.feed(piece[:n], keep)
+		ended := err != nil || done
+		if ended && parse == nil && !done {
+			f.whole = p.end(keep) && f.whole
+		}
+		if len(batch) > 0 {
+			if f.firstAt.IsZero() {
+				f.firstAt = time.Now()
+			}
+			if !out.add(batch...) {
+				return errTooLarge
+			}
+			batch = nil
+		}
+		f.whole = f.whole && !p.mended && !failed
+		switch {
+		case parse != nil:
+			return parse
+		case done:
+			out.finish(flightEnd{Done: true})
+			return nil
+		case failed && ended:
+			out.finish(flightEnd{}) // the upstream has said what is wrong
+			return nil
+		case errors.Is(err, io.EOF):
+			return errTruncated
+		case err != nil:
+			return fmt.Errorf("%w: %w", errTruncated, err)
+		}
+	}
+}
+
+// readObject reads an answer that comes whole.
+func readObject(f *flight, ans *answer, h flightHead, out *retake) error {
+	b, err := io.ReadAll(io.LimitReader(ans.Body, maxObjectBytes+1))
+	switch {
+	case err != nil:
+		return fmt.Errorf("%w: %w", errTruncated, err)
+	case len(b) > maxObjectBytes:
+		return errTooLarge
+	}
+	f.firstAt = time.Now()
+	n, err := parseJSON(b)
+	switch {
+	case err != nil:
+		return errNotAnswer
+	case n.kind == '{' && n.get("error").kind == '{' && !n.get("choices").has() && !n.get("output").has():
+		out.finish(flightEnd{Failure: &failure{Status: http.StatusBadGateway, Code: "upstream_error", Body: string(b), Temporary: true}})
+		return nil
+	}
+	out.begin(h)
+	out.setObject(b)
+	out.finish(flightEnd{Done: true})
+	return nil
+}
+
+var errNotAnswer = errors.New("the upstream's answer is not JSON")
+
+// isError says whether an event tells of an error.
+func isError(e event) bool {
+	switch typeOf(e) {
+	case "error", "response.failed":
+		return true
+	}
+	if !bytes.Contains(e.data, []byte(`"error"`)) {
+		return false
+	}
+	n, err := parseJSON(e.data)
+	return err == nil && n.get("error").has()
+}
+
+// refused is the failure of an answer with another status than 200.
+func refused(ans *answer) *failure {
+	fl := &failure{Status: ans.StatusCode, Code: "upstream_error", Temporary: isRetryable(ans.Response), RetryAfter: ans.Header.Get("Retry-After")}
+	b, err := io.ReadAll(io.LimitReader(ans.Body, maxErrorBytes))
+	if n, bad := parseJSON(b); err == nil && bad == nil && n.kind == '{' {
+		fl.Body = string(b)
+	} else {
+		fl.Message = fmt.Sprintf("the upstream answered with status %d", ans.StatusCode)
+	}
+	return fl
+}
+
+// failureOf is what readers are told of an error.
+func failureOf(err error) *failure {
+	fl := &failure{Status: http.StatusBadGateway, Code: "upstream_unreachable", Message: "the upstream could not be reached", Temporary: true}
+	say := func(status int, code string, err error) {
+		fl.Status, fl.Code, fl.Message = status, code, err.Error()
+	}
+	switch {
+	case errors.Is(err, errBroken):
+		say(http.StatusServiceUnavailable, "upstream_unavailable", errBroken)
+	case errors.Is(err, errSilent), errors.Is(err, context.DeadlineExceeded):
+		say(http.StatusGatewayTimeout, "upstream_timeout", errSilent)
+	case errors.Is(err, errTruncated):
+		say(http.StatusBadGateway, "upstream_truncated", errTruncated)
+	case errors.Is(err, errTooLarge), errors.Is(err, errEventTooLarge):
+		say(http.StatusBadGateway, "upstream_answer_too_large", errTooLarge)
+	case errors.Is(err, errNotAnswer):
+		say(http.StatusBadGateway, "upstream_invalid_json", errNotAnswer)
+	case errors.Is(err, errRedirect):
+		say(http.StatusBadGateway, "upstream_redirect", errRedirect)
+	case errors.Is(err, errNoKey):
+		say(http.StatusUnauthorized, "upstream_key_missing", errNoKey)
+		fl.Temporary = false
+	case errors.Is(err, errStopping):
+		say(http.StatusServiceUnavailable, "shutting_down", errStopping)
+	case errors.Is(err, errLeft):
+		say(499, "client_left", errLeft)
+	case errors.Is(err, errInterrupted):
+		say(http.StatusBadGateway, "stream_interrupted", errInterrupted)
+	}
+	return fl
+}
+
+var (
+	errLeft        = errors.New("the client has left")
+	errInterrupted = errors.New("the replica that generated the answer is gone, and what its successor got is another one")
+)

@@ -1,0 +1,142 @@
+package llm
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"strconv"
+	"time"
+)
+
+var errGone = errors.New("the replica that generated the answer is gone")
+
+// Resume serves GET /v1/responses/{id}: an answer of any endpoint that was begun as a stream, by the id in the header
+// Forgewire-Id or by the one that the upstream gave it. With stream=true it goes on after the event starting_after,
+// while the answer is generated and after that, on any replica; else it waits for the whole.
+func (s *Service) Resume(w http.ResponseWriter, r *http.Request, id string) {
+	caller, known := CallerFrom(r.Context())
+	if !known {
+		(&Refusal{Status: http.StatusUnauthorized, Type: typeAuth, Code: "invalid_api_key", Message: "an API key is required: Authorization: Bearer …"}).Write(w)
+		return
+	}
+	q := r.URL.Query()
+	after := -1
+	if v := q.Get("starting_after"); v != "" {
+		n, err := strconv.ParseInt(v, 10, 32)
+		if err != nil || n < -1 {
+			invalid("invalid_starting_after", "starting_after must be the number of an event", "starting_after").Write(w)
+			return
+		}
+		after = int(n)
+	}
+	stream := q.Get("stream")
+	if stream != "" && stream != "true" && stream != "false" {
+		invalid("invalid_type", "stream must be true or false", "stream").Write(w)
+		return
+	}
+	base := "tenant:" + caller.Tenant
+	if caller.Shared {
+		base = "shared"
+	}
+	_ = http.NewResponseController(w).SetReadDeadline(time.Time{}) // an answer takes longer than a request may
+	t, err := s.find(r.Context(), base, id)
+	if err != nil {
+		(&Refusal{Status: http.StatusServiceUnavailable, Type: typeServer, Code: "log_unavailable", Message: "the answer cannot be looked up now", Header: http.Header{"Retry-After": {"1"}}}).Write(w)
+		return
+	}
+	if t == nil {
+		(&Refusal{Status: http.StatusNotFound, Type: typeNotFound, Code: "response_not_found", Message: "no streamed answer has this id, or it is no longer kept"}).Write(w)
+		return
+	}
+	ctx, cancel := context.WithCancel(r.Context())
+	ended := t.start(ctx, s)
+	defer func() { cancel(); <-ended }()
+	v, err := t.tape.wait(ctx, 0, func(v view) bool { return v.head != nil })
+	if err != nil || v.head == nil {
+		return
+	}
+	req := &request{caller: caller, endpoint: v.head.Endpoint, model: v.head.Model, stream: stream == "true", usage: q.Get("include_usage") == "true" || !v.head.Endpoint.hasUsageOption(), started: time.Now()}
+	rd := &reader{s: s, w: w, rc: http.NewResponseController(w), req: req, tape: t.tape, how: Collapsed, resumable: true, after: after + 1}
+	_ = rd.serve(ctx) // whoever resumes again goes on where this ended
+}
+
+// A found answer is a tape, and how it is filled.
+type found struct {
+	tape *tape
+	id   string // of the channel to copy; "" for a flight of this replica
+}
+
+// find looks for an answer of ours under its id, or under the upstream's.
+func (s *Service) find(ctx context.Context, base, id string) (*found, error) {
+	if len(id) > maxModel {
+		return nil, nil
+	}
+	for range 2 {
+		if !isTag(id) {
+			return nil, nil
+		}
+		s.mu.Lock()
+		f := s.byID[id]
+		s.mu.Unlock()
+		if f != nil && f.shares && f.req.base == base {
+			return &found{tape: f.tape}, nil
+		}
+		messages, err := s.cfg.Log.Read(ctx, channelOf(id))
+		if err != nil {
+			return nil, err
+		}
+		for _, m := range messages {
+			var p publication
+			if json.Unmarshal(m, &p) == nil && p.Head != nil {
+				if p.Head.Scope == hashed(base, id) {
+					return &found{tape: newTape(id), id: id}, nil
+				}
+				return nil, nil
+			}
+		}
+		// The upstream's own id leads to ours.
+		if messages, err = s.cfg.Log.Read(ctx, aliasChannel(base, id)); err != nil {
+			return nil, err
+		}
+		if len(messages) == 0 {
+			return nil, nil
+		}
+		var to struct {
+			ID string `json:"id"`
+		}
+		if json.Unmarshal(messages[0], &to) != nil {
+			return nil, nil
+		}
+		id = to.ID
+	}
+	return nil, nil
+}
+
+// start fills the tape until ctx ends. The returned channel is closed when nothing is left running.
+func (t *found) start(ctx context.Context, s *Service) <-chan struct{} {
+	ended := make(chan struct{})
+	if t.id == "" {
+		close(ended)
+		return ended
+	}
+	go func() {
+		defer close(ended)
+		follower, err := s.cfg.Log.Follow(channelOf(t.id))
+		if err == nil {
+			defer follower.Close() //nolint:errcheck // it only reads
+			c := &copier{tape: t.tape}
+			for tries := 0; ; tries++ {
+				err = s.copy(ctx, t.id, follower, c)
+				// Another replica, on which somebody asked for the same, may replace a dead leader.
+				if !errors.Is(err, errDied) || tries == 2 {
+					break
+				}
+			}
+		}
+		if err != nil && ctx.Err() == nil {
+			t.tape.finish(flightEnd{Failure: &failure{Status: http.StatusBadGateway, Code: "stream_interrupted", Message: errGone.Error()}})
+		}
+	}()
+	return ended
+}

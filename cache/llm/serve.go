@@ -1,0 +1,230 @@
+package llm
+
+import (
+	"context"
+	"net/http"
+	"strconv"
+	"time"
+)
+
+// writeWithin is how long a client may take to accept what is written to it. It then has to resume.
+const writeWithin = 30 * time.Second
+
+// Handler serves POST of one endpoint: chat/completions, responses, embeddings or completions.
+func (s *Service) Handler(path string) http.HandlerFunc {
+	e := endpoint(path)
+	return func(w http.ResponseWriter, r *http.Request) {
+		req, refusal := s.read(w, r, e)
+		if refusal == nil {
+			refusal = s.cfg.Admit(r.Context(), req.caller, req.model)
+		}
+		if refusal != nil {
+			refusal.Write(w)
+			return
+		}
+		s.answer(w, r, req)
+	}
+}
+
+// answer gives what the cache has, or joins or starts a flight.
+func (s *Service) answer(w http.ResponseWriter, r *http.Request, req *request) {
+	cacheable := s.cfg.Mode.cacheable(req)
+	var stale *hit
+	if cacheable && !req.controls.noCache {
+		h, fresh := s.lookup(r.Context(), req)
+		if fresh {
+			s.replay(w, req, h, Hit)
+			return
+		}
+		stale = h
+	}
+	if req.controls.onlyIfCached {
+		(&Refusal{Status: http.StatusGatewayTimeout, Type: typeInvalid, Code: "not_cached", Message: "the answer is not in the cache, and only-if-cached was asked for",
+			Header: http.Header{"Cache-Status": {status("fwd=miss")}}}).Write(w)
+		return
+	}
+	f, joined := s.take(req, cacheable && !req.controls.noCache)
+	if f == nil {
+		(&Refusal{Status: http.StatusServiceUnavailable, Type: typeServer, Code: "overloaded", Message: "too many answers are being generated",
+			Header: http.Header{"Retry-After": {"1"}}}).Write(w)
+		return
+	}
+	reader := &reader{s: s, w: w, req: req, tape: f.tape, rc: http.NewResponseController(w), how: Miss, stale: stale, began: f.started, resumable: f.shares}
+	switch {
+	case joined:
+		reader.how = Collapsed
+	case !f.stores:
+		reader.how = Bypass
+	}
+	err := reader.serve(r.Context())
+	if err != nil && !f.shares && !f.joins {
+		f.cancel(errLeft) // nobody else wants it, and nobody can resume it
+	}
+	reader.note(f, err)
+}
+
+// reader gives one client the answer that a tape holds, as it comes.
+type reader struct {
+	s         *Service
+	w         http.ResponseWriter
+	rc        *http.ResponseController
+	req       *request
+	tape      *tape
+	how       Outcome
+	stale     *hit // what may stand in for a failure
+	began     time.Time
+	resumable bool
+	after     int // resume: what the client has
+	first     time.Time
+	wrote     bool
+	status    int
+	code      string
+	gaveStale bool
+}
+
+func (rd *reader) serve(ctx context.Context) error {
+	if rd.req.stream {
+		return rd.stream(ctx)
+	}
+	v, err := rd.tape.ended(ctx)
+	if err != nil {
+		return err
+	}
+	if v.end.Failure != nil {
+		return rd.fail(v)
+	}
+	rec := &recording{recordingHead: recordingHead{Endpoint: rd.req.endpoint}, events: v.events, object: v.object}
+	body, err := rec.asObject()
+	if err != nil {
+		v.end.Failure = failureOf(errTruncated)
+		return rd.fail(v)
+	}
+	rd.headers(v, "application/json")
+	rd.first = time.Now()
+	return rd.write(body)
+}
+
+// headers begins the response.
+func (rd *reader) headers(v view, contentType string) {
+	if rd.how == Miss && v.remote {
+		rd.how = Collapsed
+	}
+	h := rd.w.Header()
+	h.Set("Content-Type", contentType)
+	h.Set("X-Content-Type-Options", "nosniff")
+	setCacheHeaders(h, rd.how, rd.req, 0, 0)
+	if rd.resumable {
+		h.Set(HeaderID, v.id)
+	}
+	if rd.req.stream {
+		h.Set("Cache-Control", "no-store, no-transform") // no-transform: compressing proxies collect before they send
+		h.Set("X-Accel-Buffering", "no")                 // nginx
+	}
+	rd.status = http.StatusOK
+	rd.w.WriteHeader(http.StatusOK)
+	rd.wrote = true
+}
+
+func (rd *reader) write(b []byte) error {
+	_ = rd.rc.SetWriteDeadline(time.Now().Add(writeWithin)) // where it cannot be set, the server's own holds
+	if _, err := rd.w.Write(b); err != nil {
+		return err
+	}
+	return rd.rc.Flush()
+}
+
+// stream writes events as they come.
+func (rd *reader) stream(ctx context.Context) error {
+	// Not before the first event: until then a failure can be told by the status.
+	v, err := rd.tape.wait(ctx, rd.after, func(v view) bool { return v.head != nil && v.head.Stream && (len(v.events) > 0 || rd.after > 0) })
+	if err != nil {
+		return err
+	}
+	if v.head == nil || v.end != nil && v.end.Failure != nil && len(v.events) == 0 && rd.after == 0 {
+		return rd.fail(v)
+	}
+	rd.headers(v, "text/event-stream; charset=utf-8")
+	if !v.head.Stream {
+		return rd.whole(ctx)
+	}
+	if err := rd.rc.Flush(); err != nil {
+		return err
+	}
+	take, n := v.take, rd.after
+	for {
+		if v.take != take {
+			if n > 0 {
+				return rd.errorEvent(n, failureOf(errInterrupted))
+			}
+			take = v.take
+		}
+		b, err := rd.render(v, n), error(nil)
+		n += len(v.events)
+		if v.end != nil && v.end.Failure == nil && v.end.Done && rd.req.endpoint != responses {
+			b = event{data: doneMark}.append(b, "")
+		}
+		if len(b) > 0 {
+			if rd.first.IsZero() {
+				rd.first = time.Now()
+			}
+			if err = rd.write(b); err != nil {
+				return err
+			}
+		}
+		if v.end != nil {
+			if v.end.Failure != nil {
+				return rd.errorEvent(n, v.end.Failure)
+			}
+			return nil
+		}
+		if v, err = rd.tape.wait(ctx, n, func(v view) bool { return len(v.events) > 0 || v.take != take }); err != nil {
+			return err
+		}
+	}
+}
+
+// render writes a view's events, which begin with number n, each with its number as its id.
+func (rd *reader) render(v view, n int) (b []byte) {
+	for i, e := range v.events {
+		if rd.req.endpoint.hasUsageOption() {
+			var ok bool
+			if e, ok = withUsage(e, rd.req.usage); !ok {
+				continue
+			}
+		}
+		id := ""
+		if rd.resumable {
+			id = strconv.Itoa(n + i)
+		}
+		b = e.append(b, id)
+	}
+	return b
+}
+
+// whole writes an answer that came in one piece as a stream.
+func (rd *reader) whole(ctx context.Context) error {
+	v, err := rd.tape.ended(ctx)
+	if err != nil {
+		return err
+	}
+	rec := &recording{recordingHead: recordingHead{Endpoint: rd.req.endpoint}, object: v.object, events: v.events}
+	events, err := rec.asEvents(rd.req.usage)
+	if err != nil {
+		return rd.errorEvent(0, failureOf(errNotAnswer))
+	}
+	rd.first = time.Now()
+	return rd.write(numbered(events, rd.after))
+}
+
+// numbered writes events from a number on, each with its number as its id.
+func numbered(events []event, from int) (b []byte) {
+	for i, e := range events {
+		switch {
+		case string(e.data) == string(doneMark):
+			b = e.append(b, "")
+		case i >= from:
+			b = e.append(b, strconv.Itoa(i))
+		}
+	}
+	return b
+}

@@ -1,0 +1,118 @@
+package llm
+
+import (
+	"cmp"
+	"slices"
+	"sync"
+	"time"
+)
+
+// maxStats bounds the pairs of model and class that are told apart; what is more is counted under "other".
+const maxStats = 500
+
+// Stats is what the cache did for one model and class, since this replica started.
+type Stats struct {
+	Model          string  `json:"model"`
+	Class          string  `json:"class"`
+	Requests       int64   `json:"requests"`
+	Hits           int64   `json:"hits"`
+	Misses         int64   `json:"misses"`
+	Collapsed      int64   `json:"collapsed"`
+	Stale          int64   `json:"stale"`
+	Bypassed       int64   `json:"bypassed"`
+	HitRate        float64 `json:"hit_rate"` // percent that did not wait for a call of their own: hits, collapsed and stale; without bypassed
+	TokensSaved    int64   `json:"tokens_saved"`
+	CostMicros     int64   `json:"cost_micros"`      // paid
+	SavedMicros    int64   `json:"saved_micros"`     // not paid
+	SecondsAvoided float64 `json:"seconds_avoided"`  // of waiting for the model
+	Failed         int64   `json:"failed"`           // requests that got an error
+	MeanFirstToken float64 `json:"mean_first_token"` // seconds
+	firstTokens    int64   // counted in MeanFirstToken
+	firstSum       float64 // seconds
+}
+
+type statistics struct {
+	mu   sync.Mutex
+	rows map[[2]string]*Stats // guarded by mu
+}
+
+func newStatistics() *statistics { return &statistics{rows: map[[2]string]*Stats{}} }
+
+func (s *statistics) add(run Run, class string, avoided time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	k := [2]string{run.Model, class}
+	row := s.rows[k]
+	if row == nil {
+		if len(s.rows) >= maxStats {
+			k = [2]string{"other", "other"}
+		}
+		if row = s.rows[k]; row == nil {
+			row = &Stats{Model: k[0], Class: k[1]}
+			s.rows[k] = row
+		}
+	}
+	row.Requests++
+	switch run.Cache {
+	case Hit:
+		row.Hits++
+	case Miss:
+		row.Misses++
+	case Collapsed:
+		row.Collapsed++
+	case Stale:
+		row.Stale++
+	case Bypass:
+		row.Bypassed++
+	}
+	if run.Error != "" {
+		row.Failed++
+	}
+	row.CostMicros += run.CostMicros
+	row.SavedMicros += run.SavedMicros
+	row.SecondsAvoided += avoided.Seconds()
+	if run.Cache == Hit || run.Cache == Collapsed || run.Cache == Stale {
+		row.TokensSaved += run.PromptTokens + run.CompletionTokens
+	}
+	if run.FirstToken > 0 {
+		row.firstTokens++
+		row.firstSum += run.FirstToken.Seconds()
+	}
+}
+
+// finish computes what follows from the counts.
+func (row *Stats) finish() {
+	if n := row.Hits + row.Collapsed + row.Stale; n > 0 {
+		row.HitRate = 100 * float64(n) / float64(n+row.Misses)
+	}
+	if row.firstTokens > 0 {
+		row.MeanFirstToken = row.firstSum / float64(row.firstTokens)
+	}
+}
+
+// Stats returns this replica's statistics, by model and class, and their sum.
+func (s *Service) Stats() (total Stats, rows []Stats) {
+	s.stats.mu.Lock()
+	defer s.stats.mu.Unlock()
+	for _, row := range s.stats.rows {
+		r := *row
+		total.Requests += r.Requests
+		total.Hits += r.Hits
+		total.Misses += r.Misses
+		total.Collapsed += r.Collapsed
+		total.Stale += r.Stale
+		total.Bypassed += r.Bypassed
+		total.Failed += r.Failed
+		total.TokensSaved += r.TokensSaved
+		total.CostMicros += r.CostMicros
+		total.SavedMicros += r.SavedMicros
+		total.SecondsAvoided += r.SecondsAvoided
+		total.firstTokens += r.firstTokens
+		total.firstSum += r.firstSum
+		r.finish()
+		rows = append(rows, r)
+	}
+	total.finish()
+	slices.SortFunc(rows, func(a, b Stats) int { return cmp.Or(cmp.Compare(a.Model, b.Model), cmp.Compare(a.Class, b.Class)) })
+	return total, rows
+}

@@ -1,0 +1,135 @@
+package llm
+
+import (
+	"context"
+	"sync"
+)
+
+// A tape holds what is known of an answer that is under way. One goroutine writes; any number of readers read at
+// their own pace from any place, so a slow one delays nobody.
+type tape struct {
+	mu      sync.Mutex
+	changed chan struct{} // closed, and replaced, when anything changes; guarded by mu, like all below
+	id      string
+	remote  bool        // another replica asks the upstream
+	head    *flightHead // nil until the upstream has begun to answer
+	// take counts how often the answer began anew. Readers that had something of an earlier one cannot go on.
+	take   int
+	events []event
+	object []byte
+	size   int
+	end    *flightEnd
+}
+
+// flightHead is what is known when an answer begins.
+type flightHead struct {
+	Endpoint endpoint `json:"endpoint"`
+	Scope    string   `json:"scope"` // hashed: whose it is
+	Model    string   `json:"model"`
+	Upstream string   `json:"upstream"`
+	Stream   bool     `json:"stream"` // else it comes whole
+	Usage    bool     `json:"usage"`  // the stream brings its usage
+}
+
+// flightEnd is how an answer ended.
+type flightEnd struct {
+	Done    bool     `json:"done"`              // it says itself that it is over: nothing was cut off
+	Failure *failure `json:"failure,omitempty"` // nil if there is nothing to add to what came
+}
+
+// A failure is what is given in place of an answer, or behind the part of it that came.
+type failure struct {
+	Status     int    `json:"status"`
+	Code       string `json:"code"`
+	Message    string `json:"message,omitempty"`
+	Body       string `json:"body,omitempty"` // the upstream's own, which goes on as it is
+	RetryAfter string `json:"retry_after,omitempty"`
+	Temporary  bool   `json:"temporary,omitempty"` // an older answer is better than this one
+}
+
+func newTape(id string) *tape { return &tape{id: id, changed: make(chan struct{})} }
+
+// change runs f and tells the readers.
+func (t *tape) change(f func()) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	f()
+	close(t.changed)
+	t.changed = make(chan struct{})
+}
+
+func (t *tape) begin(h flightHead) { t.change(func() { t.head = &h }) }
+
+// elsewhere says that the answer is another replica's, under that id.
+func (t *tape) elsewhere(id string) { t.change(func() { t.id, t.remote = id, true }) }
+
+// add appends events. It returns false if the answer is then too large.
+func (t *tape) add(events ...event) bool {
+	t.change(func() {
+		for _, e := range events {
+			t.events = append(t.events, e)
+			t.size += len(e.data)
+		}
+	})
+	return t.size <= maxAnswerBytes // only the writer changes it
+}
+
+func (t *tape) setObject(b []byte) { t.change(func() { t.object, t.size = b, len(b) }) }
+
+// again begins the answer anew.
+func (t *tape) again() {
+	t.change(func() {
+		t.take++
+		t.head, t.events, t.object, t.size = nil, nil, nil, 0
+	})
+}
+
+func (t *tape) finish(e flightEnd) {
+	t.change(func() {
+		if t.end == nil {
+			t.end = &e
+		}
+	})
+}
+
+// A view is a tape at one moment, from a reader's place on.
+type view struct {
+	id     string
+	remote bool
+	head   *flightHead
+	take   int
+	events []event // from the place on
+	object []byte
+	end    *flightEnd
+}
+
+// look returns what there is after the first n events of a take, and what is closed when there is more.
+func (t *tape) look(n int) (view, <-chan struct{}) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	v := view{id: t.id, remote: t.remote, head: t.head, take: t.take, object: t.object, end: t.end}
+	if n < len(t.events) {
+		v.events = t.events[n:len(t.events):len(t.events)]
+	}
+	return v, t.changed
+}
+
+// wait returns as soon as ready says that there is enough.
+func (t *tape) wait(ctx context.Context, n int, ready func(view) bool) (view, error) {
+	for {
+		v, changed := t.look(n)
+		if v.end != nil || ready(v) {
+			return v, nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return v, context.Cause(ctx)
+		}
+	}
+}
+
+// ended waits for the end.
+func (t *tape) ended(ctx context.Context) (view, error) {
+	return t.wait(ctx, 0, func(view) bool { return false })
+}

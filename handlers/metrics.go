@@ -1,0 +1,94 @@
+package handlers
+
+import (
+	"net/http"
+	"strconv"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"forgewire/realtime"
+)
+
+// The metrics have Centrifugo's names where it has the same thing, with forgewire for centrifugo.
+var (
+	metricBuild         = describe("node_build", "The version that runs.", "version")
+	metricClients       = describe("node_num_clients", "Connections.")
+	metricClientsLimit  = describe("node_num_clients_limit", "Connections that this replica accepts.")
+	metricUsers         = describe("node_num_users", "Different users that are connected.")
+	metricSubscriptions = describe("node_num_subscriptions", "Subscriptions.")
+	metricChannels      = describe("node_num_channels", "Channels with a subscriber.")
+	metricPublished     = describe("node_messages_sent_count", "Messages that this replica published.")
+	metricReceived      = describe("node_messages_received_count", "Messages that arrived through the listener.")
+	metricAccepted      = describe("client_connections_accepted", "Connections that were accepted.")
+	metricDisconnects   = describe("client_num_server_disconnects", "Disconnects that the server decided on.", "code")
+	metricCommands      = describe("transport_messages_received", "Commands of clients.")
+	metricSent          = describe("transport_messages_sent", "Publications given to clients.")
+	metricLag           = describe("broker_pub_sub_lag_seconds", "From a flush of this replica to its notification's return.")
+	metricListening     = describe("listener_connected", "1 if the listener is connected.")
+	metricAge           = describe("listener_last_notification_age_seconds", "Since the last notification; -1 if there was none.")
+	metricWaiting       = describe("publisher_waiting", "Publishes that wait for a flush.")
+	metricFlushMessages = describe("publisher_flush_messages", "Messages in one flush.")
+	metricFlushSeconds  = describe("publisher_flush_duration_seconds", "Time that a flush took.")
+	metricFlushFailed   = describe("publisher_flush_failed_count", "Flushes that failed.")
+	metricShardEvents   = describe("hub_queue_max", "Notifications that wait in the shard that is furthest behind.")
+	metricPresenceDirty = describe("presence_waiting", "Members that wait to be written.")
+)
+
+func describe(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc("forgewire_"+name, help, labels, nil)
+}
+
+// nodeCollector asks a node for its figures when it is scraped: nothing is counted for Prometheus alone.
+type nodeCollector struct {
+	node *realtime.Node
+}
+
+// Metrics serves a node's figures, and the process's, to Prometheus. Whoever mounts it decides who may see
+// them.
+func Metrics(node *realtime.Node) http.Handler {
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(nodeCollector{node}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return promhttp.HandlerFor(registry, promhttp.HandlerOpts{})
+}
+
+// Describe sends nothing: the collector is registered once and not checked.
+func (nodeCollector) Describe(chan<- *prometheus.Desc) {}
+
+// Collect sends the figures of now.
+func (c nodeCollector) Collect(out chan<- prometheus.Metric) {
+	s := c.node.Stats()
+	send := func(d *prometheus.Desc, kind prometheus.ValueType, v float64, labels ...string) {
+		out <- prometheus.MustNewConstMetric(d, kind, v, labels...)
+	}
+	gauges := map[*prometheus.Desc]float64{
+		metricClients: float64(s.Connections.Total), metricClientsLimit: float64(s.Connections.Limit), metricUsers: float64(s.Connections.Users),
+		metricSubscriptions: float64(s.Connections.Subscriptions), metricChannels: float64(s.Connections.Channels),
+		metricAge: s.Listener.LastNotificationAge, metricWaiting: float64(s.Queues.PublisherWaiting),
+		metricShardEvents: float64(s.Queues.ShardEvents), metricPresenceDirty: float64(s.Queues.PresenceDirty), metricListening: 0,
+	}
+	if s.Listener.Connected {
+		gauges[metricListening] = 1
+	}
+	for d, v := range gauges {
+		send(d, prometheus.GaugeValue, v)
+	}
+	for d, v := range map[*prometheus.Desc]uint64{
+		metricPublished: s.Messages.Published, metricReceived: s.Messages.Received, metricCommands: s.Messages.Commands, metricSent: s.Messages.Sent,
+		metricAccepted: s.Connections.Accepted, metricFlushFailed: s.Flushes.Failed,
+	} {
+		send(d, prometheus.CounterValue, float64(v))
+	}
+	send(metricBuild, prometheus.GaugeValue, 1, c.node.Info().Version)
+	for code, n := range s.Connections.Disconnects {
+		send(metricDisconnects, prometheus.CounterValue, float64(n), strconv.Itoa(int(code)))
+	}
+	for d, h := range map[*prometheus.Desc]realtime.Histogram{metricLag: s.Listener.Lag, metricFlushMessages: s.Flushes.Messages, metricFlushSeconds: s.Flushes.Seconds} {
+		buckets := make(map[float64]uint64, len(h.Buckets))
+		for _, b := range h.Buckets {
+			buckets[b.Upper] = b.Count
+		}
+		out <- prometheus.MustNewConstHistogram(d, h.Count, h.Sum, buckets)
+	}
+}

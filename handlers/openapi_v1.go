@@ -1,0 +1,42 @@
+package handlers
+
+import (
+	"reflect"
+
+	"forgewire/handlers/access"
+)
+
+// v1 describes the routes of /v1 that the keys of `forgewire key` open. Their errors have OpenAI's form.
+func v1() object {
+	failed := func(why string) object {
+		return object{"description": why, "content": asJSON(schemaOf(reflect.TypeFor[access.ErrorBody](), false))}
+	}
+	get := func(id, about string, result reflect.Type, parameters ...object) object {
+		o := object{"operationId": id, "summary": about, "security": []object{{"bearer": []string{}}}, "responses": object{
+			"200": object{"description": "Done.", "content": asJSON(schemaOf(result, false))},
+			"400": failed("A parameter is wrong."), "401": failed("No key, or one that is not good."),
+			"404": failed("There is none."), "503": failed("It may go well later: see Retry-After.")}}
+		if len(parameters) > 0 {
+			o["parameters"] = parameters
+		}
+		return object{"get": o}
+	}
+	text := object{"type": "string"}
+	query := func(name, about string, schema object) object {
+		return object{"name": name, "in": "query", "description": about, "schema": schema}
+	}
+	return object{
+		"/v1/runs": get("v1_runs", "The runs of the key's tenant, the newest first.", reflect.TypeFor[access.RunPage](),
+			query("limit", "Runs on a page.", object{"type": "integer", "minimum": 1, "maximum": 100, "default": 20}),
+			query("after", "What the page before said under after.", text),
+			query("model", "As it was asked for.", text),
+			query("answer_id", "The answer's id.", text),
+			query("status", "HTTP.", object{"type": "integer", "minimum": 100, "maximum": 599}),
+			query("cache", "What the cache had to do with it.", object{"type": "string", "enum": []string{"hit", "miss", "collapsed", "stale", "bypass"}}),
+			query("since", "RFC 3339, or seconds since 1970.", text),
+			query("until", "RFC 3339, or seconds since 1970; not this moment itself.", text)),
+		"/v1/runs/{id}": get("v1_run", "One run of the key's tenant.", reflect.TypeFor[access.Run](),
+			object{"name": "id", "in": "path", "required": true, "schema": text}),
+		"/v1/usage": get("v1_usage", "What the key's tenant used this calendar month (UTC), key by key.", reflect.TypeFor[access.Usage]()),
+	}
+}

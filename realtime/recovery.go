@@ -1,0 +1,138 @@
+package realtime
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// Bounds of one recovery. A client that missed more starts anew: it would wait longer for the past than
+// the present is worth, and the reply would not fit its queue.
+const (
+	MaxRecovered      = 10_000  // messages
+	maxRecoveredBytes = 4 << 20 // of data
+)
+
+// kept says how much of a channel's past its clients get, beside what the log has: zero is all of it.
+type kept struct {
+	size int           // its newest messages
+	ttl  time.Duration // what is younger
+}
+
+func (o ChannelOptions) kept() kept {
+	return kept{size: o.HistorySize, ttl: time.Duration(o.HistoryTTL)}
+}
+
+// notBefore is when the oldest message that is kept was published; nil for any time.
+func (k kept) notBefore() *time.Time {
+	if k.ttl == 0 {
+		return nil
+	}
+	at := time.Now().Add(-k.ttl)
+	return &at
+}
+
+// recover returns the channel's messages after since, up to and including upto: all of them, or
+// ErrUnrecoverable. A since after upto is one that this replica has not reached yet.
+//
+// It is one statement: its snapshot is taken when it has its lock on the table, so what it finds not retired
+// cannot have been dropped under it. Rows that will not be sent do not leave the server.
+func (l *Log) recover(ctx context.Context, channel string, since Position, upto uint64, k kept) ([]*Message, error) {
+	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
+	defer cancel()
+	limit := MaxRecovered
+	if k.size > 0 {
+		limit = min(limit, k.size)
+	}
+	rows, err := l.pool.Query(ctx, `WITH missed AS MATERIALIZED (
+			SELECT seq, data, meta, published_at FROM forgewire.messages
+			WHERE channel = $1 AND seq > $2 AND seq <= $3 ORDER BY seq LIMIT $4 + 1),
+		judged AS (
+			SELECT l.epoch = $5 AND $2 >= greatest(l.retired, `+hiddenUpto+`)
+				AND $2 <= greatest(l.retired, (SELECT max(seq) FROM forgewire.messages))
+				AND EXISTS (SELECT FROM forgewire.incarnations i WHERE $2 >= i.base - 1 AND $2 <= coalesce(i.last, $2))
+				AND m.n <= $4 AND m.size <= $6 AND m.oldest >= coalesce($7::timestamptz, '-infinity') AS good
+			FROM forgewire.log l, (SELECT count(*) AS n, coalesce(sum(octet_length(data)), 0) AS size,
+				coalesce(min(published_at), 'infinity'::timestamptz) AS oldest FROM missed) m)
+		SELECT j.good, coalesce(m.seq, 0), coalesce(m.data, ''), coalesce(m.meta, '')
+		FROM judged j LEFT JOIN missed m ON j.good ORDER BY m.seq`,
+		channel, int64(since.Offset), int64(upto), limit, since.Epoch, maxRecoveredBytes, k.notBefore())
+	if err != nil {
+		return nil, fmt.Errorf("read what was missed: %w", err)
+	}
+	var missed []*Message
+	var good bool
+	var seq uint64
+	var data, meta string
+	_, err = pgx.ForEachRow(rows, []any{&good, &seq, &data, &meta}, func() error {
+		if seq == 0 {
+			return nil
+		}
+		m := &Message{Offset: seq, Channel: channel, Data: []byte(data)}
+		missed = append(missed, m)
+		var err error
+		m.Meta, err = decodeMeta(meta)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read what was missed: %w", err)
+	}
+	if !good {
+		return nil, ErrUnrecoverable
+	}
+	return missed, nil
+}
+
+// latest returns the channel's newest message up to upto, or nil.
+func (l *Log) latest(ctx context.Context, channel string, upto uint64, k kept) (*Message, error) {
+	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
+	defer cancel()
+	rows, err := l.pool.Query(ctx, `SELECT seq, channel, data, coalesce(meta, ''), published_at FROM forgewire.messages
+		WHERE channel = $1 AND seq > `+hiddenUpto+` AND seq <= $2 ORDER BY seq DESC LIMIT 1`, channel, int64(upto))
+	found, err := collect(rows, err)
+	if err != nil || len(found) == 0 || expired(&found[0], k) {
+		return nil, err
+	}
+	return &found[0], nil
+}
+
+func expired(m *Message, k kept) bool {
+	at := k.notBefore()
+	return at != nil && m.published.Before(*at)
+}
+
+// past is where a Node reads a channel's past: its Log, but in the simulation.
+type past interface {
+	recover(ctx context.Context, channel string, since Position, upto uint64, k kept) ([]*Message, error)
+	latest(ctx context.Context, channel string, upto uint64, k kept) (*Message, error)
+}
+
+// recover returns what a subscriber missed: from the tail where that has it, else from the log.
+func (n *Node) recover(ctx context.Context, channel string, since Position, upto uint64, k kept) ([]*Message, error) {
+	if missed, ok, err := n.hub.tail.recover(channel, since, upto, k); ok {
+		return missed, err
+	}
+	return n.past.recover(ctx, channel, since, upto, k)
+}
+
+// latest returns what a cache channel's subscriber begins with.
+func (n *Node) latest(ctx context.Context, channel string, upto uint64, k kept) (*Message, error) {
+	if m := n.hub.tail.latest(channel, upto); m != nil {
+		if expired(m, k) {
+			return nil, nil
+		}
+		return m, nil
+	}
+	return n.past.latest(ctx, channel, upto, k)
+}
+
+// cut returns the newest of the channel's messages that are not kept any more, or were removed, or 0.
+func (l *Log) cut(ctx context.Context, channel string, k kept) (newest uint64, err error) {
+	err = l.pool.QueryRow(ctx, "SELECT greatest(forgewire.cut($1, $2, $3), "+hiddenUpto+")", channel, k.size, k.notBefore()).Scan(&newest)
+	if err != nil {
+		return 0, fmt.Errorf("see what the channel keeps: %w", err)
+	}
+	return newest, nil
+}

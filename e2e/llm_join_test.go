@@ -74,12 +74,14 @@ func TestLLMLeadersClientLeaves(t *testing.T) {
 	}
 }
 
-// A replica that dies in the middle of a call is replaced, and its joiners elsewhere see no error and no token twice.
+// A replica that dies in the middle of a call is replaced, and its joiners elsewhere see no error and no token twice, if
+// the model says the same again.
 func TestLLMLeaderKilled(t *testing.T) {
 	heavy(t)
 	for _, path := range []string{"/chat/completions", "/responses"} {
 		t.Run(path[1:], func(t *testing.T) {
 			model, release := held(6, 25)
+			model.Fixed = true
 			c := newLLM(t, nil, map[string]fakellm.Behaviour{"m": model})
 			body := object{"model": "m", "input": "killed", "stream": true}
 			if path == "/chat/completions" {
@@ -108,6 +110,48 @@ func TestLLMLeaderKilled(t *testing.T) {
 				t.Errorf("%d calls", n)
 			}
 		})
+	}
+}
+
+// A model that says something else the second time cannot go on where the first call was. Who has a part is told, and
+// gets nothing twice and nothing of two answers; who has nothing yet gets the second answer.
+func TestLLMLeaderKilledAndModelDiffers(t *testing.T) {
+	heavy(t)
+	model, release := held(6, 25)
+	c := newLLM(t, nil, map[string]fakellm.Behaviour{"m": model})
+	body := asking("m", "differs", object{"stream": true})
+	c.open(0, "/chat/completions", body).await(" 5")
+	joined := c.open(1, "/chat/completions", body)
+	joined.await(" 5")
+	whole := make(chan answer, 1)
+	go func() {
+		a, err := c.ask(1, "/chat/completions", asking("m", "differs", nil))
+		if err != nil || a.status != http.StatusOK {
+			t.Errorf("who had nothing yet: %v, %d %s", err, a.status, a.body)
+		}
+		whole <- a
+	}()
+	before := textOf(t, joined.events)
+	c.replicas[0].kill()
+	until(t, 15*time.Second, "another replica asking the model", func() string {
+		if n := c.model.Count("m"); n < 2 {
+			return fmt.Sprintf("%d calls", n)
+		}
+		return ""
+	})
+	release()
+	for ok := true; ok; {
+		_, ok = joined.next()
+	}
+	last := joined.events[len(joined.events)-1]
+	if joined.ended || !strings.Contains(last.data, `"error"`) {
+		t.Errorf("nobody told that the answer is over: %+v", last)
+	}
+	if got := textOf(t, joined.events[:len(joined.events)-1]); got != before {
+		t.Errorf("the answer went on from %q to %q", before, got)
+	}
+	if a := <-whole; a.status == http.StatusOK {
+		checkAnswer(t, contentOf(t, a.body), "differs", 25)
 	}
 }
 

@@ -7,6 +7,7 @@ type Behaviour struct {
 	Tokens     int           // length of an answer; 0 is ten
 	FirstToken time.Duration // before anything is sent
 	Interval   time.Duration // between the tokens of a stream; one that does not stream waits as long in one go
+	Fixed      bool          // the same question gets the same text again, as with a seed: without a nonce
 	Stamped    bool          // each token carries the time at which it was sent, see [Stamp]
 	Length     bool          // the answer ends for want of tokens: finish_reason is length
 	Filtered   bool          // or because of a filter: content_filter

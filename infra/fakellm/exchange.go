@@ -68,7 +68,11 @@ func (x *exchange) reply(choice int) *reply {
 	case x.behaviour.Filtered:
 		r.finish = "content_filter"
 	}
-	if name, arguments, ok := x.request.calls(x.nonce); ok {
+	nonce := x.nonce
+	if x.behaviour.Fixed {
+		nonce = "fixed"
+	}
+	if name, arguments, ok := x.request.calls(nonce); ok {
 		if x.behaviour.Fault == BadTool {
 			arguments = arguments[:len(arguments)-1]
 		}
@@ -77,12 +81,12 @@ func (x *exchange) reply(choice int) *reply {
 		return r
 	}
 	if x.request.wantsJSON() {
-		r.tokens = split(fmt.Sprintf(`{"mark":%q,"nonce":"%s.%d","ok":true,"big":12345678901234567890}`, x.mark, x.nonce, choice), 6)
+		r.tokens = split(fmt.Sprintf(`{"mark":%q,"nonce":"%s.%d","ok":true,"big":12345678901234567890}`, x.mark, nonce, choice), 6)
 		return r
 	}
 	n := x.behaviour.tokens()
 	r.tokens = make([]string, 0, n)
-	r.tokens = append(r.tokens, fmt.Sprintf("%s nonce:%s.%d", x.mark, x.nonce, choice))
+	r.tokens = append(r.tokens, fmt.Sprintf("%s nonce:%s.%d", x.mark, nonce, choice))
 	for i := 1; i < n; i++ {
 		r.tokens = append(r.tokens, " "+strconv.Itoa(i))
 	}

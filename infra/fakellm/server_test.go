@@ -81,9 +81,29 @@ func TestAnswers(t *testing.T) {
 	if one == two {
 		t.Error("two answers are the same: a false hit would not show")
 	}
-	if s.Count("m") != 8 || s.Repeated() != 1 {
+	s.Set("m", Behaviour{Fixed: true})
+	same := func() string {
+		_, body := ask(t, s, "/completions", `{"model":"m","prompt":"x","stream":true}`)
+		return textOnly(body)
+	}
+	if one, two = same(), same(); one != two || !strings.Contains(one, "nonce:fixed") {
+		t.Errorf("a fixed answer changes from %s to %s", one, two)
+	}
+	s.Set("m", Behaviour{})
+	if s.Count("m") != 10 || s.Repeated() != 2 {
 		t.Errorf("%d calls, %d repeated", s.Count("m"), s.Repeated())
 	}
+}
+
+// textOnly is what a stream of completions says.
+func textOnly(body string) string {
+	var out string
+	for line := range strings.Lines(body) {
+		_, text, _ := strings.Cut(line, `"text":"`)
+		text, _, _ = strings.Cut(text, `"`)
+		out += text
+	}
+	return out
 }
 
 func TestForms(t *testing.T) {

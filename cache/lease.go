@@ -65,11 +65,12 @@ func (r *remote) seek(ctx context.Context, name string) (l lease, found *record,
 	l = lease{name: name, token: r.owner + rand.Text()}
 	timer := time.NewTimer(leasePoll)
 	defer timer.Stop()
+	var answered time.Time // when we last heard that another holds it
 	for {
 		changed := r.waiters.on(name)
 		m := r.local.marks(name, nil)
 		got, err := r.tryLease(ctx, l)
-		if err != nil {
+		if err != nil && (r.breaker.isOpen() || time.Since(answered) > leaseLife) {
 			r.waiters.off(name, changed)
 			return l, nil, false
 		}
@@ -83,6 +84,9 @@ func (r *remote) seek(ctx context.Context, name string) (l lease, found *record,
 		if got.leased {
 			r.waiters.off(name, changed)
 			return l, nil, true
+		}
+		if err == nil {
+			answered = time.Now()
 		}
 		timer.Reset(leasePoll)
 		select {

@@ -160,6 +160,7 @@ func (l *local) shrink(share float64) {
 	for _, key := range victims {
 		l.copies.Invalidate(key)
 	}
+	l.copies.CleanUp() // the memory is wanted now
 }
 
 func (l *local) size() (bytes, entries int64) {

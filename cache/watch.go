@@ -18,8 +18,8 @@ func (l *local) watch(ctx context.Context) error {
 	ticker := time.NewTicker(watchEvery)
 	defer ticker.Stop()
 	defer l.awake.Store(nil)
-	now := time.Now()
 	for {
+		now := time.Now() // not the tick's own time, which may be old
 		if l.asleep(now) {
 			l.clear()
 		}
@@ -28,7 +28,6 @@ func (l *local) watch(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-ticker.C:
-			now = time.Now() // not the tick's own time, which may be old
 		}
 	}
 }

@@ -11,6 +11,8 @@ var (
 	ErrNotRunning = errors.New("server is not running")
 	// ErrNoPostgres means that no usable PostgreSQL was found, nor could one be downloaded.
 	ErrNoPostgres = errors.New("no usable PostgreSQL")
+	// ErrNoValkey means that no valkey-server is installed that we can run.
+	ErrNoValkey = errors.New("no valkey-server installed")
 	// ErrChecksum means that a downloaded archive is not the one that this version was built for.
 	ErrChecksum = errors.New("checksum mismatch")
 	// ErrArchive means that an archive holds something that must not be unpacked.

@@ -95,18 +95,12 @@ func (s *Stack) startServers(ctx context.Context, cfg Config, find finder) error
 	if cfg.NoValkey {
 		return nil
 	}
-	who := unprivileged()
-	binary := findValkey(who)
-	if binary == "" {
+	server, err = StartValkey(ctx, filepath.Join(s.dir, valkeyFolder), nil, cfg.Progress)
+	if errors.Is(err, ErrNoValkey) {
 		out.line("no valkey-server installed: running without Valkey")
 		return nil
 	}
-	dir := filepath.Join(s.dir, valkeyFolder)
-	if err := makePrivate(dir, who); err != nil {
-		return fmt.Errorf("start valkey: %w", err)
-	}
-	server = newServer(valkey{}, binary, dir, who, out)
-	if err := server.Start(ctx); err != nil {
+	if err != nil {
 		return err
 	}
 	s.Valkey = server

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -21,7 +22,32 @@ const valkeyMemory = "128mb"
 var valkeyFolders = []string{"/usr/bin", "/usr/local/bin", "/opt/homebrew/bin"}
 
 // valkey is the program "valkey-server".
-type valkey struct{}
+type valkey struct {
+	settings map[string]string // laid over the defaults
+}
+
+// StartValkey starts one Valkey server on dir, made if absent, with these settings of
+// its configuration file over the defaults. It is ErrNoValkey where none is installed.
+// End it with Server.Stop.
+func StartValkey(ctx context.Context, dir string, settings map[string]string, progressTo io.Writer) (*Server, error) {
+	who := unprivileged()
+	binary := findValkey(who)
+	if binary == "" {
+		return nil, ErrNoValkey
+	}
+	dir, err := filepath.Abs(dir)
+	if err == nil {
+		err = makePrivate(dir, who)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("start valkey: %w", err)
+	}
+	server := newServer(valkey{settings}, binary, dir, who, &progress{w: progressTo})
+	if err := server.Start(ctx); err != nil {
+		return nil, err
+	}
+	return server, nil
+}
 
 // findValkey returns the path of valkey-server, "" if there is none that who can run.
 func findValkey(who *account) string {
@@ -51,12 +77,16 @@ func (valkey) url(port int) string { return "redis://" + address(port) }
 
 // args keeps the cache over a stop. What was written in the minute before a
 // crash is lost, which is what a cache is for.
-func (valkey) args(dir string, port int) []string {
-	return []string{
+func (v valkey) args(dir string, port int) []string {
+	args := []string{
 		"--port", strconv.Itoa(port), "--bind", "127.0.0.1", "--protected-mode", "yes",
 		"--dir", dir, "--daemonize", "no", "--save", "60 1", "--appendonly", "no",
 		"--maxmemory", valkeyMemory, "--maxmemory-policy", "allkeys-lru",
 	}
+	for name, value := range v.settings {
+		args = append(args, "--"+name, value) // the last of two equal ones counts
+	}
+	return args
 }
 
 // death cannot wait for a last snapshot: nobody would notice if that hangs.

@@ -1,0 +1,228 @@
+package cache
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+func TestTwoReplicasOneValkey(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	a, b := connected(t, sharedURL(t)), connected(t, sharedURL(t))
+	key, tag := t.Name(), "tag:"+t.Name()
+	put(t, a, key, "one", SetOptions{Tags: []string{tag, "other"}})
+	mustBeLocal(t, a, key, "one")
+	mustBeLocal(t, b, key, "one")
+
+	put(t, b, key, "two", SetOptions{Tags: []string{tag, "other"}})
+	mustBeLocal(t, a, key, "two")
+	a.Delete(ctx, key)
+	eventually(t, func() bool { _, ok := b.Get(ctx, key); return !ok }, "b was not told of the delete")
+
+	put(t, a, key, "three", SetOptions{Tags: []string{tag, "other"}})
+	mustBeLocal(t, b, key, "three")
+	eventually(t, func() bool { return a.Purge(ctx, tag) == nil }, "the purge never succeeds")
+	mustMiss(t, a, key)
+	eventually(t, func() bool { _, ok := b.Get(ctx, key); return !ok }, "b was not told of the purge")
+	put(t, b, key, "four", SetOptions{Tags: []string{tag, "other"}})
+	mustBeLocal(t, a, key, "four")
+
+	s := a.Stats(ctx)
+	if s.State != StateTracking || s.Server == nil || s.Server.MemoryBytes == 0 || s.Server.Clients == 0 || s.Server.MaxMemoryBytes == 0 {
+		t.Errorf("stats: %+v, %+v", s, s.Server)
+	}
+}
+
+func TestCompressionInTheValue(t *testing.T) {
+	t.Parallel()
+	c, other := connected(t, sharedURL(t)), admin(t, sharedURL(t))
+	key, value := t.Name(), strings.Repeat("a prompt and its answer ", 4000)
+	put(t, c, key, value, SetOptions{})
+	size, err := tell(t, other, "STRLEN", valueName(key)).AsInt64()
+	if err != nil || size == 0 || size > int64(len(value))/10 {
+		t.Errorf("%d bytes are stored as %d, %v", len(value), size, err)
+	}
+	if saved := c.Stats(t.Context()).BytesSaved; saved < int64(len(value))/2 {
+		t.Errorf("%d bytes saved", saved)
+	}
+	if ms, err := tell(t, other, "PTTL", valueName(key)).AsInt64(); err != nil || ms > time.Hour.Milliseconds() || ms < time.Minute.Milliseconds() {
+		t.Errorf("it lives %d ms, %v", ms, err)
+	}
+}
+
+func TestForeignValuesAreMisses(t *testing.T) {
+	t.Parallel()
+	c, other := connected(t, sharedURL(t)), admin(t, sharedURL(t))
+	for i, content := range []string{"", "hello", "\x1f\x8b gzip", string(bytes.Repeat([]byte{0xF0, 0x7E, 1}, 50))} {
+		key := fmt.Sprint(t.Name(), i)
+		tell(t, other, "SET", valueName(key), content)
+		mustMiss(t, c, key)
+		if e, err := c.Fetch(t.Context(), key, FetchOptions{TTL: time.Hour}, constant("v")); err != nil || e.Source != Filled {
+			t.Errorf("%q: %+v, %v", content, e, err)
+		}
+		mustGet(t, c, key, "v")
+	}
+	tell(t, other, "LPUSH", valueName(t.Name()+"list"), "x")
+	mustMiss(t, c, t.Name()+"list")
+	if c.Stats(t.Context()).Corrupt == 0 {
+		t.Error("they are not counted")
+	}
+}
+
+func TestOneFillAcrossReplicas(t *testing.T) {
+	t.Parallel()
+	url := sharedURL(t)
+	replicas := []*Cache{connected(t, url), connected(t, url), connected(t, url)}
+	for round := range 5 {
+		key := fmt.Sprint(t.Name(), round)
+		var fills atomic.Int64
+		gate := make(chan struct{})
+		var wg sync.WaitGroup
+		for i := range 150 {
+			wg.Go(func() {
+				e, err := replicas[i%3].Fetch(t.Context(), key, FetchOptions{TTL: time.Hour, Tags: []string{key}}, func(context.Context) ([]byte, error) {
+					fills.Add(1)
+					<-gate
+					return []byte("v"), nil
+				})
+				if err != nil || string(e.Value) != "v" {
+					t.Errorf("%+v, %v", e, err)
+				}
+			})
+		}
+		for _, c := range replicas {
+			joined(t, c, key, 50)
+		}
+		eventually(t, func() bool { return fills.Load() > 0 }, "nobody fills")
+		close(gate)
+		wg.Wait()
+		if n := fills.Load(); n != 1 {
+			t.Errorf("round %d: %d fills", round, n)
+		}
+	}
+}
+
+// The fill takes longer than a lease lives: the holder renews it.
+func TestLeaseIsHeld(t *testing.T) {
+	t.Parallel()
+	url := sharedURL(t)
+	a, b := connected(t, url), connected(t, url)
+	key, filling, result := t.Name(), make(chan struct{}), make(chan error)
+	go func() {
+		_, err := a.Fetch(t.Context(), key, FetchOptions{TTL: time.Hour}, func(context.Context) ([]byte, error) {
+			close(filling)
+			<-time.After(3 * leaseLife)
+			return []byte("a's"), nil
+		})
+		result <- err
+	}()
+	<-filling
+	e, err := b.Fetch(t.Context(), key, FetchOptions{TTL: time.Hour}, constant("b's"))
+	if err != nil || string(e.Value) != "a's" || e.Source != Remote {
+		t.Errorf("b got %q from %s, %v", e.Value, e.Source, err)
+	}
+	if err := <-result; err != nil {
+		t.Error(err)
+	}
+}
+
+// A holder that dies is replaced within a second; one that fails, at once.
+func TestDeadLeaseIsReplaced(t *testing.T) {
+	t.Parallel()
+	c, other := connected(t, sharedURL(t)), admin(t, sharedURL(t))
+	key := t.Name()
+	tell(t, other, "SET", leaseName(valueName(key)), "somebody who just died", "PX", millis(leaseLife))
+	began := time.Now()
+	e, err := c.Fetch(t.Context(), key, FetchOptions{TTL: time.Hour}, constant("v"))
+	took := time.Since(began)
+	if err != nil || e.Source != Filled || took > time.Second || took < leaseLife/2 {
+		t.Errorf("%+v, %v, after %s", e, err, took)
+	}
+	mustGet(t, c, key, "v")
+}
+
+func TestFailedHolderIsReplaced(t *testing.T) {
+	t.Parallel()
+	url := sharedURL(t)
+	a, b := connected(t, url), connected(t, url)
+	key, filling, gate := t.Name(), make(chan struct{}), make(chan struct{})
+	go func() {
+		_, _ = a.Fetch(context.Background(), key, FetchOptions{TTL: time.Hour}, func(context.Context) ([]byte, error) {
+			close(filling)
+			<-gate
+			return nil, errFill
+		})
+	}()
+	<-filling
+	done := make(chan Entry)
+	go func() {
+		e, err := b.Fetch(t.Context(), key, FetchOptions{TTL: time.Hour}, constant("b's"))
+		if err != nil {
+			t.Error(err)
+		}
+		done <- e
+	}()
+	joined(t, b, key, 1)
+	close(gate)
+	if e := <-done; string(e.Value) != "b's" {
+		t.Errorf("b got %q", e.Value)
+	}
+}
+
+// Many readers and writers of few keys: whoever reads after a write was answered, on
+// the same replica, never sees an older value, and all agree in the end.
+func TestReadersAndWriters(t *testing.T) {
+	t.Parallel()
+	url := sharedURL(t)
+	writer := connected(t, url)
+	readers := []*Cache{writer, connected(t, url), connected(t, url)}
+	const keys, rounds = 4, 150
+	var newest [keys]atomic.Int64
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	for _, c := range readers {
+		wg.Go(func() {
+			for n := 0; ; n++ {
+				select {
+				case <-stop:
+					return
+				case <-time.After(100 * time.Microsecond): // two cores, and the server needs one
+				}
+				k := n % keys
+				at := newest[k].Load()
+				if e, ok := c.Get(t.Context(), fmt.Sprint(t.Name(), k)); ok && c == writer {
+					var got int64
+					if _, err := fmt.Sscan(string(e.Value), &got); err != nil || got < at {
+						t.Errorf("key %d: %q after %d was written", k, e.Value, at)
+						return
+					}
+				}
+			}
+		})
+	}
+	for n := range rounds {
+		for k := range keys {
+			errors := writer.counters.errors.Load()
+			writer.Set(t.Context(), fmt.Sprint(t.Name(), k), []byte(fmt.Sprint(n)), SetOptions{TTL: time.Hour})
+			if writer.counters.errors.Load() == errors {
+				newest[k].Store(int64(n))
+			}
+		}
+	}
+	for k := range keys {
+		put(t, writer, fmt.Sprint(t.Name(), k), "1000000", SetOptions{})
+	}
+	for _, c := range readers {
+		for k := range keys {
+			mustBeLocal(t, c, fmt.Sprint(t.Name(), k), "1000000")
+		}
+	}
+	close(stop)
+	wg.Wait()
+}

@@ -34,6 +34,7 @@ func TestLLMReplayEqualsFirst(t *testing.T) {
 			body, streamed := with(body, object{"seed": 1}), with(streamed, object{"seed": 1})
 			first := c.open(0, "/chat/completions", streamed)
 			want := folded(t, first.all())
+			c.stored("/chat/completions", body)
 			for replica := range 2 {
 				again := c.open(replica, "/chat/completions", streamed)
 				same(t, "streamed again", want, folded(t, again.all()))
@@ -47,6 +48,7 @@ func TestLLMReplayEqualsFirst(t *testing.T) {
 			body, streamed := with(body, object{"seed": 2}), with(streamed, object{"seed": 2})
 			first := c.mustAsk(0, "/chat/completions", body)
 			want := decoded(t, first.body)
+			c.stored("/chat/completions", body)
 			for replica := range 2 {
 				whole := c.mustAsk(replica, "/chat/completions", body)
 				same(t, "whole again", want, decoded(t, whole.body))
@@ -57,6 +59,12 @@ func TestLLMReplayEqualsFirst(t *testing.T) {
 			}
 		})
 	}
+}
+
+// stored waits until a replica has an answer in its cache: who asks before that joins what is about to end.
+func (c *llmCluster) stored(path string, body object) {
+	c.t.Helper()
+	until(c.t, 10*time.Second, "an answer being stored", func() string { return missingHit(c.mustAsk(0, path, body).header) })
 }
 
 // mustBe demands a cache status.
@@ -96,6 +104,7 @@ func TestLLMReplayOfOtherEndpoints(t *testing.T) {
 		"/embeddings":  {"model": "m", "input": []string{"a", "b"}},
 	} {
 		first := c.mustAsk(0, path, body)
+		c.stored(path, body)
 		again := c.mustAsk(0, path, body)
 		same(t, path, decoded(t, first.body), decoded(t, again.body))
 		mustBe(t, again.header, "hit")

@@ -28,11 +28,15 @@ type llmCluster struct {
 	valkey *devstack.Server // nil without
 }
 
-// newLLM starts one with two replicas. stack is nil for the shared PostgreSQL and no Valkey.
+// newLLM starts one with two replicas. stack is nil for the shared PostgreSQL and no Valkey. {model} in env is the
+// model's address.
 func newLLM(t testing.TB, stack *devstack.Stack, behaviours map[string]fakellm.Behaviour, env ...string) *llmCluster {
 	t.Helper()
 	c := &llmCluster{model: newModel(t, behaviours)}
-	o := options{env: append([]string{"FORGEWIRE_UPSTREAM_URL=" + c.model.URL(), "FORGEWIRE_UPSTREAM_KEY=" + modelKey}, env...)}
+	o := options{env: []string{"FORGEWIRE_UPSTREAM_URL=" + c.model.URL(), "FORGEWIRE_UPSTREAM_KEY=" + modelKey}}
+	for _, e := range env {
+		o.env = append(o.env, strings.ReplaceAll(e, "{model}", c.model.URL()))
+	}
 	if stack != nil {
 		o.server = stack.Postgres
 		if c.valkey = stack.Valkey; c.valkey != nil {

@@ -62,24 +62,16 @@ func measureLoad(ctx context.Context, cfg LLMConfig, sys *llmSystem) (*LLMLoad, 
 // and how late its request was sent; it is called by several goroutines at once.
 func openLoop(ctx context.Context, targets []target, workers int, requests []due, ended func(d due, late time.Duration, r llmReply)) error {
 	g, ctx := errgroup.WithContext(ctx)
-	conns := make([]*llmConn, workers)
-	defer func() {
-		for _, c := range conns {
-			if c != nil {
-				c.close()
-			}
-		}
-	}()
-	for i := range conns {
-		var err error
-		if conns[i], err = dialLLM(ctx, targets[i%len(targets)]); err != nil {
-			return err
-		}
-	}
 	begin := time.Now().Add(50 * time.Millisecond)
 	var next atomic.Int64
-	for _, c := range conns {
+	for worker := range workers {
 		g.Go(func() error {
+			var c *llmConn
+			defer func() {
+				if c != nil {
+					c.close()
+				}
+			}()
 			for {
 				i := int(next.Add(1)) - 1
 				if i >= len(requests) {
@@ -90,6 +82,12 @@ func openLoop(ctx context.Context, targets []target, workers int, requests []due
 					return ctx.Err()
 				}
 				late := time.Since(begin.Add(d.at))
+				if c == nil { // only now: a server closes connections on which nothing comes
+					var err error
+					if c, err = dialLLM(ctx, targets[worker%len(targets)]); err != nil {
+						return err
+					}
+				}
 				r, err := c.ask(d.question, nil)
 				if err != nil {
 					return fmt.Errorf("request %d: %w", i, err)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/go-chi/chi/v5"
 
+	"forgewire/cache/llm"
 	"forgewire/handlers/access"
 	"forgewire/realtime"
 )
@@ -16,6 +17,7 @@ import (
 type Config struct {
 	Node                *realtime.Node
 	Gate                *access.Gate
+	LLM                 *llm.Service // nil where no upstream is configured
 	Logger              *slog.Logger
 	APIKey              string // "" disables the server API
 	MaxPublicationBytes int
@@ -81,6 +83,9 @@ func Routes(cfg Config) (http.Handler, error) {
 		r.Get("/v1/runs", cfg.Gate.ListRuns)
 		r.Get("/v1/runs/{id}", cfg.Gate.GetRun)
 		r.Get("/v1/usage", cfg.Gate.Usage)
+		if cfg.LLM != nil {
+			models(r, cfg.LLM, cfg.Gate)
+		}
 	})
 
 	// The document has no secrets, and tools fetch it without headers.

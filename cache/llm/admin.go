@@ -107,12 +107,25 @@ func (s *Service) purge(ctx context.Context, caller Caller, p purge) (given int,
 	if p.Key != "" && !s.owns(ctx, caller, p) {
 		return given, nil // what is not theirs is not there for them
 	}
+	s.disband(p.Tenant)
+	marked := s.elector.purge(ctx, tenantTag(p.Tenant))
 	if p.Key != "" {
 		s.cfg.Cache.Delete(ctx, "llm:"+p.Key)
 	} else {
 		err = s.cfg.Cache.Purge(ctx, tags...)
 	}
-	return given, errors.Join(err, s.elector.forgetLanded(ctx))
+	return given, errors.Join(err, marked)
+}
+
+// disband lets nobody else join the tenant's flights on this replica.
+func (s *Service) disband(tenant string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for k, f := range s.flights {
+		if f.req.caller.Tenant == tenant {
+			delete(s.flights, k)
+		}
+	}
 }
 
 // owns says whether the answer under a key is the caller's.

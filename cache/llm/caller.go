@@ -63,7 +63,3 @@ type Refusal struct {
 }
 
 func (r *Refusal) Error() string { return r.Message }
-
-// Admit decides, before anything is looked up, whether a caller may ask a model now: rates and budgets. nil
-// admits.
-type Admit func(ctx context.Context, c Caller, model string) *Refusal

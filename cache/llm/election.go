@@ -37,6 +37,7 @@ type elector struct {
 	waiting chan *candidacy
 	downTil atomic.Int64 // unix ns: elections fail at once until then
 	wake    chan struct{}
+	forget  func(key) // takes an answer out of the cache that was purged before it was stored
 
 	mu       sync.Mutex
 	led      map[key]struct{} // guarded by mu, like all below
@@ -46,9 +47,10 @@ type elector struct {
 }
 
 type candidacy struct {
-	key  key
-	id   string
-	done chan verdict // buffered
+	key    key
+	id     string
+	tenant string       // whose, hashed
+	done   chan verdict // buffered
 }
 
 // A verdict says who generates an answer.
@@ -59,6 +61,7 @@ type verdict struct {
 	attempt int
 	landed  bool
 	age     time.Duration // since it landed
+	purged  bool          // nobody may join it any more
 }
 
 // A landing is the end of a flight that this replica led.
@@ -75,17 +78,17 @@ type watch struct {
 	strikes int    // owned by beat
 }
 
-func newElector(pool *pgxpool.Pool, owner string) *elector {
-	return &elector{pool: pool, owner: owner, waiting: make(chan *candidacy, maxElections), wake: make(chan struct{}, 1),
+func newElector(pool *pgxpool.Pool, owner string, forget func(key)) *elector {
+	return &elector{pool: pool, owner: owner, forget: forget, waiting: make(chan *candidacy, maxElections), wake: make(chan struct{}, 1),
 		led: map[key]struct{}{}, watched: map[*watch]struct{}{}}
 }
 
 // elect proposes to generate the answer under this id. After an error everybody is on his own.
-func (el *elector) elect(ctx context.Context, k key, id string) verdict {
+func (el *elector) elect(ctx context.Context, k key, id, tenant string) verdict {
 	if time.Now().UnixNano() < el.downTil.Load() {
 		return verdict{err: errNoElection}
 	}
-	c := &candidacy{key: k, id: id, done: make(chan verdict, 1)}
+	c := &candidacy{key: k, id: id, tenant: tenant, done: make(chan verdict, 1)}
 	select {
 	case el.waiting <- c:
 	default:
@@ -144,21 +147,21 @@ func (el *elector) round(ctx context.Context, first *candidacy) {
 // vote inserts what nobody has, in the order of the keys so that two replicas cannot wait for each other, and
 // reads who has the rest.
 func (el *elector) vote(ctx context.Context, batch []*candidacy) (map[key]verdict, error) {
-	keys, ids := make([][]byte, len(batch)), make([]string, len(batch))
+	keys, ids, tenants := make([][]byte, len(batch)), make([]string, len(batch)), make([]string, len(batch))
 	for i, c := range batch {
-		keys[i], ids[i] = c.key[:], c.id
+		keys[i], ids[i], tenants[i] = c.key[:], c.id, c.tenant
 	}
 	b := &pgx.Batch{}
 	b.Queue(sqlSeen, el.owner)
-	b.Queue(`INSERT INTO forgewire.flights (key, id, owner) SELECT k, i, $3 FROM unnest($1::bytea[], $2::text[]) AS c(k, i) ORDER BY k
-		ON CONFLICT (key) DO NOTHING`, keys, ids, el.owner)
+	b.Queue(`INSERT INTO forgewire.flights (key, id, tenant, owner) SELECT k, i, t, $4 FROM unnest($1::bytea[], $2::text[], $3::text[]) AS c(k, i, t)
+		ORDER BY k ON CONFLICT (key) DO NOTHING`, keys, ids, tenants, el.owner)
 	verdicts := map[key]verdict{}
-	b.Queue(`SELECT key, id, owner = $2, attempt, landed IS NOT NULL, coalesce(extract(epoch FROM clock_timestamp() - landed), 0)::float8
+	b.Queue(`SELECT key, id, owner = $2, attempt, purged, landed IS NOT NULL, coalesce(extract(epoch FROM clock_timestamp() - landed), 0)::float8
 		FROM forgewire.flights WHERE key = ANY($1)`, keys, el.owner).Query(func(rows pgx.Rows) error {
 		var k []byte
 		var v verdict
 		var seconds float64
-		_, err := pgx.ForEachRow(rows, []any{&k, &v.id, &v.mine, &v.attempt, &v.landed, &seconds}, func() error {
+		_, err := pgx.ForEachRow(rows, []any{&k, &v.id, &v.mine, &v.attempt, &v.purged, &v.landed, &seconds}, func() error {
 			v.age = time.Duration(seconds * float64(time.Second))
 			verdicts[key(k)] = v
 			return nil
@@ -224,13 +227,13 @@ func (el *elector) watch(id string, died func()) (stop func()) {
 }
 
 // takeOver makes this replica the leader in place of one that died.
-func (el *elector) takeOver(ctx context.Context, k key, id string, attempt int) (won bool, err error) {
+func (el *elector) takeOver(ctx context.Context, k key, id, tenant string, attempt int) (won bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, beatWithin)
 	defer cancel()
 	tag, err := el.pool.Exec(ctx, `WITH me AS (`+sqlSeen+` RETURNING owner)
-		INSERT INTO forgewire.flights AS f (key, id, owner, attempt) SELECT $2, $3, owner, $4::int + 1 FROM me
+		INSERT INTO forgewire.flights AS f (key, id, owner, attempt, tenant) SELECT $2, $3, owner, $4::int + 1, $5 FROM me
 		ON CONFLICT (key) DO UPDATE SET owner = excluded.owner, attempt = f.attempt + 1
-		WHERE f.id = excluded.id AND f.attempt = $4 AND f.landed IS NULL`, el.owner, k[:], id, attempt)
+		WHERE f.id = excluded.id AND f.attempt = $4 AND f.landed IS NULL`, el.owner, k[:], id, attempt, tenant)
 	if err != nil {
 		return false, fmt.Errorf("replace a leader: %w", err)
 	}

@@ -71,9 +71,9 @@ func (s *Service) fly(f *flight) {
 		s.lead(f, 0)
 		return
 	}
-	v := s.elector.elect(f.ctx, f.key, f.first)
+	v := s.elector.elect(f.ctx, f.key, f.first, tenantTag(f.req.caller.Tenant))
 	switch {
-	case v.err != nil, v.landed && !f.req.controls.fresh(v.age):
+	case v.err != nil, v.purged, v.landed && !f.req.controls.fresh(v.age):
 		s.lead(f, 0)
 	case v.mine:
 		s.lead(f, v.attempt)
@@ -145,7 +145,7 @@ func (s *Service) copy(ctx context.Context, id string, follower Follower, c *cop
 // it. The claim that it writes first is where everybody stops to listen to the old leader.
 func (s *Service) succeed(f *flight, id string, follower Follower, c *copier) (bool, error) {
 	attempt := max(c.attempt, 1)
-	won, err := s.elector.takeOver(f.ctx, f.key, id, attempt)
+	won, err := s.elector.takeOver(f.ctx, f.key, id, tenantTag(f.req.caller.Tenant), attempt)
 	if err != nil || !won {
 		return false, err
 	}

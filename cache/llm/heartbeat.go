@@ -69,7 +69,7 @@ func (el *elector) beat(ctx context.Context) bool {
 	if busy {
 		b.Queue(sqlSeen, el.owner)
 	}
-	queueLandings(b, el.owner, landings)
+	el.queueLandings(b, landings)
 	if !busy && now.UnixNano()/int64(beat)%int64(sweepEvery/beat) == 0 {
 		queueSweep(b)
 	}
@@ -118,7 +118,7 @@ func (el *elector) judge(watched []*watch, alive map[string]bool) {
 	}
 }
 
-func queueLandings(b *pgx.Batch, owner string, landings []landing) {
+func (el *elector) queueLandings(b *pgx.Batch, landings []landing) {
 	var kept, gone [][]byte
 	var keptAttempts, goneAttempts []int32
 	slices.SortFunc(landings, func(a, b landing) int { return slices.Compare(a.key[:], b.key[:]) })
@@ -131,10 +131,22 @@ func queueLandings(b *pgx.Batch, owner string, landings []landing) {
 	}
 	const ours = ` FROM unnest($1::bytea[], $2::int[]) AS l(key, attempt) WHERE f.key = l.key AND f.attempt = l.attempt AND f.owner = $3`
 	if kept != nil {
-		b.Queue(`UPDATE forgewire.flights f SET landed = clock_timestamp()`+ours, kept, keptAttempts, owner)
+		// A purge that came while the answer was generated does not find it in the cache, but leaves its mark here.
+		b.Queue(`UPDATE forgewire.flights f SET landed = clock_timestamp()`+ours+` RETURNING f.key, f.purged`, kept, keptAttempts, el.owner).Query(
+			func(rows pgx.Rows) error {
+				var k []byte
+				var purged bool
+				_, err := pgx.ForEachRow(rows, []any{&k, &purged}, func() error {
+					if purged {
+						el.forget(key(k))
+					}
+					return nil
+				})
+				return err
+			})
 	}
 	if gone != nil {
-		b.Queue(`DELETE FROM forgewire.flights f USING`+ours[len(" FROM"):], gone, goneAttempts, owner)
+		b.Queue(`DELETE FROM forgewire.flights f USING`+ours[len(" FROM"):], gone, goneAttempts, el.owner)
 	}
 }
 
@@ -156,17 +168,17 @@ func (el *elector) goodbye(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, beatWithin)
 	defer cancel()
 	b := &pgx.Batch{}
-	queueLandings(b, el.owner, landings)
+	el.queueLandings(b, landings)
 	b.Queue(`DELETE FROM forgewire.flight_owners WHERE owner = $1`, el.owner)
 	_ = el.pool.SendBatch(ctx, b).Close() // if it cannot be said, others notice the silence
 }
 
-// forgetLanded makes sure that no answer that has landed is found any more: after a purge.
-func (el *elector) forgetLanded(ctx context.Context) error {
+// purge makes sure that nobody joins an answer of the tenant any more that has landed or is under way.
+func (el *elector) purge(ctx context.Context, tenant string) error {
 	ctx, cancel := context.WithTimeout(ctx, beatWithin)
 	defer cancel()
-	if _, err := el.pool.Exec(ctx, `DELETE FROM forgewire.flights WHERE landed IS NOT NULL`); err != nil {
-		return fmt.Errorf("forget answers that have landed: %w", err)
+	if _, err := el.pool.Exec(ctx, `UPDATE forgewire.flights SET purged = true WHERE tenant = $1`, tenant); err != nil {
+		return fmt.Errorf("purge answers that are under way: %w", err)
 	}
 	return nil
 }

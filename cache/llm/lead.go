@@ -26,15 +26,21 @@ func (s *Service) lead(f *flight, attempt int) {
 		take: v.take, next: len(v.events), headOut: v.head != nil}
 	pumped := make(chan error, 1)
 	// The pump outlives the flight's own time: what came must reach those who read along.
-	go func() { pumped <- p.run(s.life, s.stopping) }()
+	go func() {
+		err := p.run(s.life, s.stopping)
+		if err != nil && !s.stopping() {
+			s.elector.land(f.key, attempt, false) // so that those who wait for it look for another leader
+		}
+		pumped <- err
+	}()
 	s.generate(f, out)
 	s.settle(f)
 	err := <-pumped
 	if err != nil && !s.stopping() {
 		s.cfg.Logger.Warn("an answer could not be written to the log: other replicas ask for themselves", "id", v.id, "error", err)
 	}
-	if !s.stopping() {
-		s.elector.land(f.key, attempt, err == nil && f.stored)
+	if err == nil && !s.stopping() {
+		s.elector.land(f.key, attempt, f.stored)
 	}
 }
 

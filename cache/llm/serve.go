@@ -15,9 +15,6 @@ func (s *Service) Handler(path string) http.HandlerFunc {
 	e := endpoint(path)
 	return func(w http.ResponseWriter, r *http.Request) {
 		req, refusal := s.read(w, r, e)
-		if refusal == nil {
-			refusal = s.cfg.Admit(r.Context(), req.caller, req.model)
-		}
 		if refusal != nil {
 			refusal.Write(w)
 			return

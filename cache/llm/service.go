@@ -27,7 +27,6 @@ type Config struct {
 	TTLs      TTLs
 	// MaxMessageBytes is the largest message that Log takes.
 	MaxMessageBytes int
-	Admit           Admit         // nil admits everybody
 	Record          Record        // nil keeps nothing
 	Grace           time.Duration // in which answers under way may end when the replica stops
 }
@@ -71,14 +70,12 @@ func New(cfg Config) (*Service, error) {
 	case cfg.Mode != CacheAll && cfg.Mode != CacheDeterministic && cfg.Mode != CacheOff:
 		return nil, errors.New("llm: unknown mode")
 	}
-	if cfg.Admit == nil {
-		cfg.Admit = func(context.Context, Caller, string) *Refusal { return nil }
-	}
 	if cfg.Record == nil {
 		cfg.Record = func(Run) {}
 	}
-	s := &Service{cfg: cfg, client: newClient(cfg.Upstreams), elector: newElector(cfg.Pool, uuid.NewString()), stats: newStatistics(),
+	s := &Service{cfg: cfg, client: newClient(cfg.Upstreams), stats: newStatistics(),
 		flights: map[key]*flight{}, byID: map[string]*flight{}}
+	s.elector = newElector(cfg.Pool, uuid.NewString(), func(k key) { cfg.Cache.Delete(s.life, cacheKey(k)) })
 	s.life, s.endLife = context.WithCancelCause(context.Background())
 	return s, nil
 }

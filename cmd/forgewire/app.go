@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"forgewire/cache"
+	"forgewire/cache/llm"
 	"forgewire/db"
 	"forgewire/handlers"
 	"forgewire/handlers/access"
@@ -49,6 +50,7 @@ type app struct {
 	node   *realtime.Node
 	cache  *cache.Cache
 	gate   *access.Gate
+	models *llm.Service // nil where no upstream is configured
 	server *http.Server
 	// metrics serves /metrics without a key, on a port of its own; nil without one.
 	metrics *http.Server
@@ -61,6 +63,9 @@ func newApp(cfg appConfig) (*app, error) {
 	if err != nil {
 		return nil, config.Mistakes{{Variable: "FORGEWIRE_NAMESPACES", Problem: err.Error(),
 			Example: `{"namespaces":[{"name":"chat","allow_publish_for_subscriber":true}]}`}}
+	}
+	if err = namespaces.Reserve(llm.Namespace); err != nil {
+		return nil, config.Mistakes{{Variable: "FORGEWIRE_NAMESPACES", Problem: err.Error(), Example: `{"namespaces":[{"name":"llm"}]}`}}
 	}
 	var publicKey crypto.PublicKey
 	if cfg.TokenPublicKey != "" {
@@ -99,17 +104,13 @@ func newApp(cfg appConfig) (*app, error) {
 		pool.Close()
 		return nil, fmt.Errorf("make the realtime node: %w", err)
 	}
-	values, err := newCache(cfg, logger)
+	a := &app{cfg: cfg, pool: pool, node: node}
+	routes, err := a.routes(logger)
 	if err != nil {
 		pool.Close()
 		return nil, err
 	}
-	gate, routes, err := newRoutes(cfg, pool, node, logger)
-	if err != nil {
-		pool.Close()
-		return nil, err
-	}
-	a := &app{cfg: cfg, pool: pool, node: node, cache: values, gate: gate, server: newServer(routes, logger)}
+	a.server = newServer(routes, logger)
 	if cfg.MetricsPort != 0 {
 		mux := http.NewServeMux()
 		mux.Handle("GET /metrics", handlers.Metrics(node))
@@ -118,28 +119,39 @@ func newApp(cfg appConfig) (*app, error) {
 	return a, nil
 }
 
-func newCache(cfg appConfig, logger *slog.Logger) (*cache.Cache, error) {
+func newCache(cfg appConfig, node *realtime.Node, logger *slog.Logger) (*cache.Cache, error) {
 	values, err := cache.New(cache.Config{URL: cfg.ValkeyURL.Reveal(), LocalBytes: cfg.CacheLocalBytes,
-		MaxConnections: cfg.CacheMaxConnections, Log: logger})
+		MaxConnections: cfg.CacheMaxConnections, Bus: node, Log: logger})
 	if errors.Is(err, cache.ErrURL) {
 		return nil, config.Mistakes{{Variable: "VALKEY_URL", Problem: err.Error(), Example: "redis://localhost:6379/0"}}
 	}
-	return values, err
+	if err != nil {
+		return nil, fmt.Errorf("make the cache: %w", err)
+	}
+	node.Hear(cache.Topic, values.Announced)
+	return values, nil
 }
 
-// newRoutes makes the HTTP side: who may use /v1, and all routes.
-func newRoutes(cfg appConfig, pool *pgxpool.Pool, node *realtime.Node, logger *slog.Logger) (*access.Gate, http.Handler, error) {
-	gate, err := access.New(access.Config{Pool: pool, Logger: logger, ServerKey: cfg.APIKey.Reveal(),
+// routes makes the HTTP side: the cache, who may use /v1, the models behind it, and all routes.
+func (a *app) routes(logger *slog.Logger) (http.Handler, error) {
+	cfg, pool, node := a.cfg, a.pool, a.node
+	var err error
+	if a.cache, err = newCache(cfg, node, logger); err != nil {
+		return nil, err
+	}
+	a.gate, err = access.New(access.Config{Pool: pool, Logger: logger, ServerKey: cfg.APIKey.Reveal(),
 		Retention: cfg.RunRetention, Flush: cfg.ShutdownTimeout / flushShare})
 	if err != nil {
-		return nil, nil, fmt.Errorf("make the gate of /v1: %w", err)
+		return nil, fmt.Errorf("make the gate of /v1: %w", err)
 	}
-	node.Hear(access.Topic, gate.Hear)
-	routes, err := handlers.Routes(handlers.Config{
-		Node: node, Gate: gate, Logger: logger, APIKey: cfg.APIKey.Reveal(), MaxPublicationBytes: cfg.MaxPublicationBytes,
+	node.Hear(access.Topic, a.gate.Hear)
+	if a.models, err = newModels(cfg, pool, node, a.cache, a.gate.Record, logger); err != nil {
+		return nil, err
+	}
+	return handlers.Routes(handlers.Config{
+		Node: node, Gate: a.gate, LLM: a.models, Logger: logger, APIKey: cfg.APIKey.Reveal(), MaxPublicationBytes: cfg.MaxPublicationBytes,
 		Version: version, MetricsElsewhere: cfg.MetricsPort != 0, Home: cfg.Demo, ClientIPHeader: cfg.ClientIPHeader,
 	})
-	return gate, routes, err
 }
 
 func newServer(h http.Handler, logger *slog.Logger) *http.Server {
@@ -183,6 +195,9 @@ func (a *app) Run(ctx context.Context, ln, metrics net.Listener) error {
 		})
 	}
 	g.Go(func() error { return a.node.Run(ctx) })
+	if a.models != nil {
+		g.Go(func() error { return a.models.Run(ctx) })
+	}
 	cached, drained := context.WithCancel(context.WithoutCancel(ctx))
 	g.Go(func() error { return a.cache.Run(cached) })
 	g.Go(func() error {

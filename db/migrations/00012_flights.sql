@@ -6,6 +6,8 @@ CREATE UNLOGGED TABLE forgewire.flights (
 	key     bytea PRIMARY KEY,
 	id      text NOT NULL,            -- of the answer, and of its channel
 	owner   text NOT NULL,            -- the replica that leads
+	tenant  text NOT NULL,            -- whose, hashed
+	purged  boolean NOT NULL DEFAULT false, -- what was cached when it began is no longer wanted
 	attempt int NOT NULL DEFAULT 1,   -- one more for each leader that died
 	landed  timestamptz               -- complete; kept for a moment, for whoever missed the cache just before
 );

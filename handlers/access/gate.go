@@ -92,6 +92,10 @@ func (g *Gate) Authenticate(next http.Handler) http.Handler {
 // bearer returns the key of a request. One that sends two headers is refused: whoever is in front of us may have
 // looked at the other.
 func bearer(r *http.Request) (string, bool) {
+	// Where Authorization holds the caller's own key for an upstream, ours comes beside it.
+	if values := r.Header.Values("Forgewire-Key"); len(values) > 0 {
+		return values[0], len(values) == 1 && values[0] != ""
+	}
 	values := r.Header.Values("Authorization")
 	if len(values) != 1 {
 		return "", false

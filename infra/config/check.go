@@ -50,6 +50,13 @@ func (v Variable) checkSecret(value, given string) string {
 		return checkPostgres(value)
 	case "VALKEY_URL":
 		return checkValkey(value)
+	case "FORGEWIRE_UPSTREAM_URL", "FORGEWIRE_UPSTREAMS":
+		return "" // package llm parses them
+	case "FORGEWIRE_UPSTREAM_KEY":
+		if strings.IndexFunc(given, func(r rune) bool { return r <= ' ' || r > '~' }) >= 0 {
+			return "may hold only printable ASCII characters and no white space"
+		}
+		return "" // how long it is is not ours to say
 	case "FORGEWIRE_API_KEY":
 		// It travels in a header.
 		if i := strings.IndexFunc(given, func(r rune) bool { return r <= ' ' || r > '~' }); i >= 0 {

@@ -49,6 +49,16 @@ type Config struct {
 	// Namespaces is carried as it came; package realtime parses it.
 	Namespaces string `env:"FORGEWIRE_NAMESPACES" meaning:"channel namespaces: JSON, or the path of a JSON file" example:"/etc/forgewire/namespaces.json"`
 
+	// Language models. Upstreams is carried as it came; package llm parses it.
+
+	UpstreamURL   Secret        `env:"FORGEWIRE_UPSTREAM_URL" meaning:"OpenAI-compatible server behind /v1/chat/completions and its like, up to and including /v1; without one there are no such routes" example:"https://api.openai.com/v1"`
+	UpstreamKey   Secret        `env:"FORGEWIRE_UPSTREAM_KEY" meaning:"key for FORGEWIRE_UPSTREAM_URL; passthrough sends the caller's own" example:"sk-..."`
+	Upstreams     Secret        `env:"FORGEWIRE_UPSTREAMS" meaning:"several upstreams, with aliases and prices: JSON, or the path of a JSON file" example:"/etc/forgewire/upstreams.json"`
+	LLMCache      string        `env:"FORGEWIRE_LLM_CACHE" envDefault:"all" oneof:"all deterministic off" meaning:"which answers are cached: all, or those to requests with temperature 0 or a seed, or none" example:"deterministic"`
+	TTLPrompt     time.Duration `env:"FORGEWIRE_TTL_PROMPT_RESPONSE" envDefault:"24h" min:"1s" max:"720h" meaning:"how long answers are cached" example:"24h"`
+	TTLEvaluation time.Duration `env:"FORGEWIRE_TTL_EVALUATION_RESULT" envDefault:"12h" min:"1s" max:"720h" meaning:"the same, of the class evaluation_result" example:"12h"`
+	TTLSystem     time.Duration `env:"FORGEWIRE_TTL_SYSTEM_PROMPT" envDefault:"168h" min:"1s" max:"720h" meaning:"the same, of the class system_prompt" example:"168h"`
+
 	// Limits and times.
 
 	CacheLocalBytes     int64         `env:"FORGEWIRE_CACHE_LOCAL_BYTES" envDefault:"33554432" min:"1048576" meaning:"memory that one replica gives to cached values, in bytes" example:"33554432"`
@@ -91,10 +101,23 @@ func Load(environ []string) (*Config, error) {
 	if cfg.MetricsPort != 0 && cfg.MetricsPort == cfg.Port {
 		mistakes = append(mistakes, Mistake{Variable: "FORGEWIRE_METRICS_PORT", Problem: "is PORT: metrics without a key need a port of their own", Example: "9090"})
 	}
+	mistakes = append(mistakes, cfg.checkUpstreams()...)
 	if len(mistakes) > 0 {
 		return nil, mistakes
 	}
 	return cfg, nil
+}
+
+// checkUpstreams looks at the variables of the models together.
+func (c *Config) checkUpstreams() (mistakes Mistakes) {
+	const example = "https://api.openai.com/v1"
+	if c.UpstreamURL != "" && c.Upstreams != "" {
+		mistakes = append(mistakes, Mistake{Variable: "FORGEWIRE_UPSTREAM_URL", Problem: "cannot be set beside FORGEWIRE_UPSTREAMS: list it there", Example: example})
+	}
+	if c.UpstreamKey != "" && c.UpstreamURL == "" {
+		mistakes = append(mistakes, Mistake{Variable: "FORGEWIRE_UPSTREAM_URL", Problem: "is required beside FORGEWIRE_UPSTREAM_KEY", Example: example})
+	}
+	return mistakes
 }
 
 // hasKeys reports whether tokens can be verified without a secret.

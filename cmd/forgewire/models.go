@@ -1,0 +1,92 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"os"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"forgewire/cache"
+	"forgewire/cache/llm"
+	"forgewire/infra/config"
+	"forgewire/realtime"
+)
+
+// readWithin bounds a look into the log for an answer.
+const readWithin = 5 * time.Second
+
+// newModels makes the endpoint for language models; nil where no upstream is configured.
+func newModels(cfg appConfig, pool *pgxpool.Pool, node *realtime.Node, values *cache.Cache, record llm.Record, logger *slog.Logger) (*llm.Service, error) {
+	var upstreams llm.Upstreams
+	var err error
+	switch {
+	case cfg.Upstreams != "":
+		if upstreams, err = llm.ParseUpstreams(cfg.Upstreams.Reveal(), os.Getenv); err != nil {
+			return nil, config.Mistakes{{Variable: "FORGEWIRE_UPSTREAMS", Problem: err.Error(),
+				Example: `{"upstreams":[{"name":"openai","url":"https://api.openai.com/v1","key_env":"OPENAI_API_KEY"}]}`}}
+		}
+	case cfg.UpstreamURL != "":
+		if upstreams, err = llm.SingleUpstream(cfg.UpstreamURL.Reveal(), cfg.UpstreamKey.Reveal()); err != nil {
+			return nil, config.Mistakes{{Variable: "FORGEWIRE_UPSTREAM_URL", Problem: err.Error(), Example: "https://api.openai.com/v1"}}
+		}
+	default:
+		return nil, nil
+	}
+	return llm.New(llm.Config{
+		Upstreams: upstreams, Cache: values, Pool: pool, Log: modelLog{node}, Logger: logger, Mode: llm.Mode(cfg.LLMCache),
+		TTLs:            llm.TTLs{Prompt: cfg.TTLPrompt, Evaluation: cfg.TTLEvaluation, System: cfg.TTLSystem},
+		MaxMessageBytes: cfg.MaxPublicationBytes, Record: record, Grace: cfg.ShutdownTimeout / 2,
+	})
+}
+
+// modelLog is the realtime log as answers of models travel through it.
+type modelLog struct{ node *realtime.Node }
+
+// Append implements llm.Log.
+func (l modelLog) Append(ctx context.Context, channel string, messages ...[]byte) error {
+	publications := make([]realtime.Message, len(messages))
+	for i, m := range messages {
+		publications[i] = realtime.Message{Channel: channel, Data: m}
+	}
+	_, err := l.node.Publish(ctx, publications...)
+	return err
+}
+
+// Read implements llm.Log.
+func (l modelLog) Read(ctx context.Context, channel string) ([][]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, readWithin)
+	defer cancel()
+	h, err := l.node.History(ctx, channel, realtime.HistoryFilter{Limit: 2})
+	if errors.Is(err, realtime.ErrUnrecoverable) {
+		return nil, nil
+	}
+	return data(h.Messages), err
+}
+
+// Follow implements llm.Log.
+func (l modelLog) Follow(channel string) (llm.Follower, error) {
+	f, err := l.node.Follow(channel, 0)
+	if err != nil {
+		return nil, err
+	}
+	return modelFollower{f}, nil
+}
+
+type modelFollower struct{ *realtime.Follower }
+
+// Next implements llm.Follower.
+func (f modelFollower) Next(ctx context.Context) ([][]byte, error) {
+	messages, err := f.Follower.Next(ctx)
+	return data(messages), err
+}
+
+func data(messages []realtime.Message) [][]byte {
+	out := make([][]byte, len(messages))
+	for i := range messages {
+		out[i] = messages[i].Data
+	}
+	return out
+}

@@ -140,6 +140,62 @@ func TestLLMPostgresAway(t *testing.T) {
 	}
 }
 
+// A failure is told once, also if the log cannot hear of it.
+func TestLLMFailureWhilePostgresHangs(t *testing.T) {
+	heavy(t)
+	server := ownServer(t, nil)
+	model, release := held(4, 10)
+	model.Fault, model.Times = fakellm.Cut, 1
+	m := newModel(t, map[string]fakellm.Behaviour{"m": model})
+	c := &llmCluster{model: m, cluster: newCluster(t, 2, options{server: server, env: []string{"FORGEWIRE_UPSTREAM_URL=" + m.URL(), "FORGEWIRE_UPSTREAM_KEY=" + modelKey}})}
+	s := c.open(0, "/chat/completions", asking("m", "hangs", object{"stream": true}))
+	s.await(" 3")
+	if err := server.Pause(); err != nil {
+		t.Fatal(err)
+	}
+	release()
+	for ok := true; ok; {
+		_, ok = s.next()
+	}
+	if s.ended {
+		t.Error("the stream that was cut ended as a whole one")
+	}
+	checkAnswer(t, contentOf(t, c.afterwards(asking("m", "hangs", nil)).body), "hangs", 10)
+}
+
+// Who wants the whole answer, and joined a stream that told of an error, gets the error and not the part before it.
+func TestLLMErrorInStreamIsNoAnswer(t *testing.T) {
+	t.Parallel()
+	for _, path := range []string{"/chat/completions", "/responses"} {
+		model, release := held(4, 10)
+		model.Fault = fakellm.ErrorEvent
+		c := newLLM(t, nil, map[string]fakellm.Behaviour{"m": model})
+		body := object{"model": "m", "input": "part"}
+		if path == "/chat/completions" {
+			body = asking("m", "part", nil)
+		}
+		s := c.open(0, path, with(body, object{"stream": true}))
+		s.await(" 3")
+		whole := make(chan answer, 2)
+		for replica := range 2 {
+			go func() {
+				a, err := c.ask(replica, path, body)
+				if err != nil {
+					t.Error(err)
+				}
+				whole <- a
+			}()
+		}
+		during(t, 300*time.Millisecond) // in which both join; if not, they get an error of their own
+		release()
+		for range 2 {
+			if a := <-whole; a.status < 500 || !strings.Contains(string(a.body), `"error"`) {
+				t.Errorf("%s: %d %s", path, a.status, a.body)
+			}
+		}
+	}
+}
+
 // joins demands that requests on two replicas become one call again.
 func joins(t *testing.T, c *llmCluster, name string) {
 	t.Helper()

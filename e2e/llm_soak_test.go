@@ -23,9 +23,9 @@ func TestLLMSoak(t *testing.T) {
 		"m": {Tokens: 20}, "paced": {Tokens: 20, Interval: 2 * time.Millisecond}, "cut": {Fault: fakellm.Cut, After: 5},
 		"broken": {Fault: fakellm.BadRequest}, "stall": {Fault: fakellm.Stall, After: 3}, "big": {Fault: fakellm.BigChunk, After: 1},
 	},
-		// An answer that nobody waits for goes on, so that it can be resumed, until the model is silent for too long.
+		// An answer that nobody waits for goes on, so that it can be resumed, until the model is silent, or takes, too long.
 		"FORGEWIRE_UPSTREAM_URL=", "FORGEWIRE_UPSTREAM_KEY=",
-		`FORGEWIRE_UPSTREAMS={"upstreams":[{"name":"fake","url":"{model}","key":"`+modelKey+`","idle_timeout":"2s"}]}`)
+		`FORGEWIRE_UPSTREAMS={"upstreams":[{"name":"fake","url":"{model}","key":"`+modelKey+`","idle_timeout":"2s","timeout":"5s"}]}`)
 	soak(c, 2*time.Second, 0)
 	c.settled()
 	r := c.replicas[0]

@@ -34,6 +34,7 @@ type flightHead struct {
 // flightEnd is how an answer ended.
 type flightEnd struct {
 	Done    bool     `json:"done"`              // it says itself that it is over: nothing was cut off
+	Unfit   bool     `json:"unfit,omitempty"`   // something in it was mended or failed: nobody stores it
 	Failure *failure `json:"failure,omitempty"` // nil if there is nothing to add to what came
 }
 

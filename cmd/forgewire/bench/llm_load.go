@@ -18,6 +18,9 @@ type LLMLoad struct {
 	Miss     Latency `json:"miss"`
 	AddedP50 float64 `json:"added_p50_ms"`
 	AddedP99 float64 `json:"added_p99_ms"`
+
+	// CPU is microseconds for each miss, by whose they are: what is left to judge by where the machine is busy.
+	CPU map[string]float64 `json:"cpu_us_each,omitempty"`
 }
 
 // loadWorkers bounds how many requests are under way. More than that wait, which counts.
@@ -31,6 +34,8 @@ type due struct {
 
 func measureLoad(ctx context.Context, cfg LLMConfig, sys *llmSystem) (*LLMLoad, error) {
 	upstream, miss := newHistogram(), newHistogram()
+	sent, used := 0, map[string]float64{}
+	cpu := sys.system().watched
 	for round := range cfg.Rounds {
 		fmt.Fprintf(cfg.Progress, "%d misses a second, round %d of %d\n", cfg.Rate, round+1, cfg.Rounds)
 		for _, side := range []struct {
@@ -43,6 +48,7 @@ func measureLoad(ctx context.Context, cfg LLMConfig, sys *llmSystem) (*LLMLoad, 
 			for i := range requests {
 				requests[i] = due{at: time.Duration(i) * time.Second / time.Duration(cfg.Rate), question: sys.unique("instant", false)}
 			}
+			before := cpu.each()
 			err := openLoop(ctx, side.targets, loadWorkers, requests, func(d due, late time.Duration, r llmReply) {
 				if d.at >= warmup {
 					side.times.record(int64(late + r.done))
@@ -51,9 +57,18 @@ func measureLoad(ctx context.Context, cfg LLMConfig, sys *llmSystem) (*LLMLoad, 
 			if err != nil {
 				return nil, err
 			}
+			if side.times == miss {
+				sent += len(requests)
+				for name, us := range perEach(before, cpu.each(), 1) {
+					used[name] += us
+				}
+			}
 		}
 	}
-	out := &LLMLoad{Rate: cfg.Rate, Seconds: cfg.Duration.Seconds(), Upstream: upstream.latency(), Miss: miss.latency()}
+	for name := range used {
+		used[name] /= float64(sent)
+	}
+	out := &LLMLoad{Rate: cfg.Rate, Seconds: cfg.Duration.Seconds(), Upstream: upstream.latency(), Miss: miss.latency(), CPU: used}
 	out.AddedP50, out.AddedP99 = out.Miss.P50-out.Upstream.P50, out.Miss.P99-out.Upstream.P99
 	return out, nil
 }

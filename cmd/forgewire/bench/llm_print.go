@@ -3,6 +3,9 @@ package bench
 import (
 	"fmt"
 	"io"
+	"maps"
+	"slices"
+	"strings"
 	"text/tabwriter"
 )
 
@@ -52,7 +55,11 @@ func (r *LLMReport) printLoad(w io.Writer) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(t, "\tp50\tp90\tp99\tmax\nupstream\t%s\nmiss\t%s\n", cells(r.Load.Upstream), cells(r.Load.Miss))
 	fmt.Fprintf(t, "added\t%.2f\t\t%.2f\t\n", r.Load.AddedP50, r.Load.AddedP99)
-	return t.Flush()
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	fmt.Fprintf(w, "CPU time a miss: %s\n", microseconds(r.Load.CPU))
+	return nil
 }
 
 func (r *LLMReport) printStreams(w io.Writer) error {
@@ -67,7 +74,20 @@ func (r *LLMReport) printStreams(w io.Writer) error {
 	fmt.Fprintf(t, "through Forgewire\t%s\t%d\n", cells(s.Ours.All), s.Ours.Count)
 	fmt.Fprintf(t, "few streams, first token, upstream\t%s\t\n", cells(s.One.First))
 	fmt.Fprintf(t, "few streams, first token, through Forgewire\t%s\t\n", cells(s.OneOurs.First))
-	return t.Flush()
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	fmt.Fprintf(w, "CPU time a token, through Forgewire: %s\n", microseconds(s.Ours.CPU))
+	return nil
+}
+
+// microseconds lists CPU times.
+func microseconds(cpu map[string]float64) string {
+	var parts []string
+	for _, name := range slices.Sorted(maps.Keys(cpu)) {
+		parts = append(parts, fmt.Sprintf("%s %.0f µs", name, cpu[name]))
+	}
+	return strings.Join(parts, ", ")
 }
 
 func (r *LLMReport) printMixes(w io.Writer) error {

@@ -25,6 +25,9 @@ type TokenDelay struct {
 	First Latency `json:"first_token"`
 	All   Latency `json:"all_tokens"`
 	Count int     `json:"tokens"`
+
+	// CPU is microseconds for each token, by whose they are.
+	CPU map[string]float64 `json:"cpu_us_each,omitempty"`
 }
 
 // singleStreams is how many streams are measured with nothing beside them.
@@ -56,6 +59,8 @@ func measureStreams(ctx context.Context, cfg LLMConfig, sys *llmSystem) (*LLMStr
 // streamAtOnce opens streams, their starts spread over a second, and reads all to their ends.
 func streamAtOnce(ctx context.Context, sys *llmSystem, targets []target, streams, tokens int) (TokenDelay, error) {
 	first, all := newHistogram(), newHistogram()
+	cpu := sys.system().watched
+	before := cpu.each()
 	begin := time.Now()
 	g, ctx := errgroup.WithContext(ctx)
 	for i := range streams {
@@ -90,5 +95,6 @@ func streamAtOnce(ctx context.Context, sys *llmSystem, targets []target, streams
 	if err := g.Wait(); err != nil {
 		return TokenDelay{}, err
 	}
-	return TokenDelay{First: first.latency(), All: all.latency(), Count: streams * tokens}, nil
+	return TokenDelay{First: first.latency(), All: all.latency(), Count: streams * tokens,
+		CPU: perEach(before, cpu.each(), streams*tokens)}, nil
 }

@@ -82,6 +82,10 @@ func (s *stack) system() *system {
 	sys.watched["replicas"] = func() []int { return pids }
 	if s.private != nil {
 		sys.watched["postgres"] = serverAndChildren(s.private.Postgres.PID())
+		if s.valkey {
+			pid := s.private.Valkey.PID()
+			sys.watched["valkey"] = func() []int { return []int{pid} }
+		}
 	}
 	return sys
 }

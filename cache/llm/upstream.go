@@ -82,7 +82,7 @@ func (c *client) ask(ctx context.Context, q question) (*answer, error) {
 			if !b.allow(time.Now()) {
 				break
 			}
-			resp, e := c.send(ctx, q, r)
+			resp, e := c.send(ctx, q, r) //nolint:bodyclose // whoever gets the answer closes it, and discard those that nobody gets
 			if ctx.Err() != nil {
 				discard(last)
 				return nil, fmt.Errorf("ask %s: %w", r.upstream.Name, context.Cause(ctx))

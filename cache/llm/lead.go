@@ -127,7 +127,7 @@ func (s *Service) readStream(f *flight, ans *answer, out *retake) error {
 		case parse != nil:
 			return parse
 		case done:
-			out.finish(flightEnd{Done: true})
+			out.finish(flightEnd{Done: true, Unfit: !f.whole})
 			return nil
 		case failed && ended:
 			out.finish(flightEnd{}) // the upstream has said what is wrong
@@ -177,6 +177,18 @@ func isError(e event) bool {
 	}
 	n, err := parseJSON(e.data)
 	return err == nil && n.get("error").has()
+}
+
+// toldFailure is the failure of a stream whose last event told of an error: for whoever wants the whole, the part
+// before it is no answer.
+func toldFailure(v view) *failure {
+	fl := failureOf(errTruncated)
+	if n := len(v.events); n > 0 {
+		if e, err := parseJSON(v.events[n-1].data); err == nil && e.get("error").kind == '{' {
+			fl.Code, fl.Body = "upstream_error", string(v.events[n-1].data)
+		}
+	}
+	return fl
 }
 
 // refused is the failure of an answer with another status than 200.

@@ -17,9 +17,12 @@ func (s *Service) settle(f *flight) {
 	if v.end != nil && v.head != nil && (v.object != nil || len(v.events) > 0) {
 		f.rec = s.record(f, v)
 		u = usage{f.rec.Prompt, f.rec.Completion}
-		if v.end.Done && v.end.Failure == nil && f.stores && f.whole {
+		if v.end.Done && v.end.Failure == nil && f.stores && !v.end.Unfit {
 			s.store(f)
 		}
+	}
+	if !f.stored {
+		s.close(f) // nobody may join what is no answer, however long the log takes to hear of it
 	}
 	if !f.leads {
 		return
@@ -130,6 +133,8 @@ func outcomeOf(v view) (int, string) {
 	switch {
 	case v.end == nil:
 		return 499, "client_left"
+	case v.end.Failure == nil && !v.end.Done:
+		return 200, "upstream_error" // which its stream told
 	case v.end.Failure == nil:
 		return 200, ""
 	case v.head != nil && len(v.events) > 0:

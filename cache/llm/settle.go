@@ -2,6 +2,7 @@ package llm
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"forgewire/cache"
@@ -32,6 +33,9 @@ func (s *Service) settle(f *flight) {
 		run.Cache = Miss
 	}
 	run.Status, run.Error = outcomeOf(v)
+	if u == (usage{}) && f.upstream != nil && errors.Is(context.Cause(f.ctx), errLeft) {
+		u = f.estimate(v)
+	}
 	run.PromptTokens, run.CompletionTokens = u.prompt, u.completion
 	run.Duration = time.Since(f.req.started)
 	if !f.firstAt.IsZero() {
@@ -42,6 +46,17 @@ func (s *Service) settle(f *flight) {
 		run.CostMicros = f.upstream.cost(f.model, u)
 	}
 	s.note(f.req, run, 0)
+}
+
+// estimate is the usage of an answer whose client left before the upstream told it, which comes last: or who hangs up
+// just before the end would pay for nothing, and no limit would hold him.
+func (f *flight) estimate(v view) usage {
+	const perToken, envelope = 4, 250 // bytes; of what surrounds an event's text
+	u := usage{prompt: int64(len(f.req.body.raw)/perToken + 1)}
+	for _, e := range v.events {
+		u.completion += int64(max(1, (len(e.data)-envelope)/perToken))
+	}
+	return u
 }
 
 // record makes the recording of what a tape holds, complete or not.

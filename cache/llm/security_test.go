@@ -71,12 +71,12 @@ func TestStatsAreATenantsOwn(t *testing.T) {
 	}
 	r.settled(t)
 	for tenant, want := range map[string][2]bool{"a": {true, false}, "b": {false, true}, "": {true, true}, "c": {}} {
-		got := r.do(t, t.Context(), "GET", "cache/stats", "", "X-Tenant", tenant).body
+		got := r.do(t.Context(), t, "GET", "cache/stats", "", "X-Tenant", tenant).body
 		if strings.Contains(got, "model-of-a") != want[0] || strings.Contains(got, "model-of-b") != want[1] {
 			t.Errorf("%q sees %s", tenant, got)
 		}
 	}
-	if got := r.do(t, t.Context(), "GET", "cache/stats", "", "X-Tenant", "none"); got.status != http.StatusUnauthorized {
+	if got := r.do(t.Context(), t, "GET", "cache/stats", "", "X-Tenant", "none"); got.status != http.StatusUnauthorized {
 		t.Errorf("nobody sees %s", got.body)
 	}
 }

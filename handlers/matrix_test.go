@@ -203,7 +203,10 @@ func (m *matrix) try(t *testing.T, k kind, method, route, name string, want bool
 		req.Header.Set("X-API-Key", secret)
 		req.Header.Set("Authorization", "Bearer "+secret)
 	}
-	resp := must(m.server.Client().Do(req))
+	resp, err := m.server.Client().Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
 	defer resp.Body.Close()
 	body := string(must(io.ReadAll(resp.Body)))
 	if secret != "" && strings.Contains(body, secret) {
@@ -231,7 +234,7 @@ func (m *matrix) connects(t *testing.T, method, at, token string) bool {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer c.CloseNow()
+		defer func() { _ = c.CloseNow() }()
 		if resp.Body != nil {
 			defer resp.Body.Close()
 		}
@@ -251,7 +254,10 @@ func (m *matrix) connects(t *testing.T, method, at, token string) bool {
 	if strings.HasSuffix(at, "/events") {
 		req.Header.Set("Authorization", "Bearer "+token)
 	}
-	resp := must(m.server.Client().Do(req))
+	resp, err := m.server.Client().Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
 	defer resp.Body.Close()
 	first := make([]byte, 4096)
 	n, err := resp.Body.Read(first)

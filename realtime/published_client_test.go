@@ -214,7 +214,7 @@ func (f *goFollower) expect(t testing.TB, who string, messages int) {
 
 // The published Go client works unchanged, in both forms of the protocol: what it asks for is answered, it
 // recovers, and a ping is answered with a pong that counts.
-func TestPublishedClientSurvives(t *testing.T) {
+func TestPublishedClientWorks(t *testing.T) {
 	t.Parallel()
 	for _, binary := range []bool{false, true} {
 		t.Run(fmt.Sprint("protobuf ", binary), func(t *testing.T) {

@@ -6,10 +6,10 @@ import (
 	"forgewire/handlers/access"
 )
 
-// v1 describes the routes of /v1 that the keys of `forgewire key` open. Their errors have OpenAI's form.
+// v1 describes the routes of /v1 that the keys of `forgewire key` open. Their errors are problems.
 func v1() object {
 	failed := func(why string) object {
-		return object{"description": why, "content": asJSON(schemaOf(reflect.TypeFor[access.ErrorBody](), false))}
+		return aProblem(why)
 	}
 	get := func(id, about string, result reflect.Type, parameters ...object) object {
 		o := object{"operationId": id, "summary": about, "security": []object{{"bearer": []string{}}}, "responses": object{

@@ -10,6 +10,8 @@ import (
 
 	"forgewire/cache/llm"
 	"forgewire/handlers/access"
+	"forgewire/handlers/problem"
+	"forgewire/handlers/resources"
 	"forgewire/realtime"
 )
 
@@ -18,6 +20,7 @@ type Config struct {
 	Node                *realtime.Node
 	Gate                *access.Gate
 	LLM                 *llm.Service // nil where no upstream is configured
+	Resources           *resources.Service
 	Logger              *slog.Logger
 	APIKey              string // "" disables the server API
 	MaxPublicationBytes int
@@ -42,8 +45,8 @@ type server struct {
 
 // Routes returns the handler of everything that a replica serves.
 func Routes(cfg Config) (http.Handler, error) {
-	if cfg.Node == nil || cfg.Gate == nil || cfg.Logger == nil {
-		return nil, errors.New("handlers: Node, Gate and Logger are required")
+	if cfg.Node == nil || cfg.Gate == nil || cfg.Resources == nil || cfg.Logger == nil {
+		return nil, errors.New("handlers: Node, Gate, Resources and Logger are required")
 	}
 	s := &server{
 		node:    cfg.Node,
@@ -54,9 +57,9 @@ func Routes(cfg Config) (http.Handler, error) {
 		version: cfg.Version,
 	}
 	s.methods = methods(s)
-	s.document = document(cfg.Version, s.methods)
+	s.document = document(cfg.Version, s.methods, cfg.Resources.Routes())
 	r := chi.NewRouter()
-	r.Use(s.requestID, s.recover)
+	r.Use(s.requestID, problem.Mark("/v1/prompts", "/v1/datasets", "/v1/evaluations", "/v1/runs", "/v1/usage"), s.recover)
 	if cfg.ClientIPHeader != "" {
 		r.Use(clientIP(cfg.ClientIPHeader))
 	}
@@ -83,6 +86,7 @@ func Routes(cfg Config) (http.Handler, error) {
 		r.Get("/v1/runs", cfg.Gate.ListRuns)
 		r.Get("/v1/runs/{id}", cfg.Gate.GetRun)
 		r.Get("/v1/usage", cfg.Gate.Usage)
+		cfg.Resources.Mount(r)
 		if cfg.LLM != nil {
 			models(r, cfg.LLM, cfg.Gate)
 		}

@@ -15,6 +15,8 @@ import (
 	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"golang.org/x/sync/errgroup"
+
+	"forgewire/db"
 )
 
 // protobufSubprotocol is how a client asks for the binary form of the protocol.
@@ -66,7 +68,8 @@ type Node struct {
 	relay     *relay
 	past      past
 	hooks     Hooks
-	webhooks  *webhooks                 // nil for none
+	webhooks  *webhooks // nil for none
+	queue     *db.Queue
 	hearers   map[string][]func([]byte) // by topic; fixed once Run has begun
 
 	verifier    *verifier
@@ -129,6 +132,10 @@ func (n *Node) reachOut() (err error) {
 	if err = checkWebhooks(n.cfg); err != nil {
 		return err
 	}
+	if n.queue, err = db.NewQueue(n.cfg.Pool, n.logger); err != nil {
+		return fmt.Errorf("realtime: %w", err)
+	}
+	n.Hear(db.QueueTopic, func([]byte) { n.queue.Wake() })
 	n.webhooks, err = newWebhooks(n)
 	return err
 }
@@ -166,6 +173,9 @@ func (n *Node) guard() (err error) {
 	return nil
 }
 
+// Queue is that of the jobs which replicas do in the background. Workers are added to it before Run.
+func (n *Node) Queue() *db.Queue { return n.queue }
+
 // Run works until ctx ends, and then stops in order: no new connection, every client told to reconnect, the
 // publisher emptied, the listener gone. It returns when nothing is left running.
 func (n *Node) Run(ctx context.Context) error {
@@ -183,6 +193,7 @@ func (n *Node) Run(ctx context.Context) error {
 	feeds.Go(func() error { return n.answerSurveys(feed) })
 	feeds.Go(func() error { return n.maintain(feed) })
 	feeds.Go(func() error { return n.webhooks.run(feed) })
+	feeds.Go(func() error { return n.queue.Run(feed) })
 
 	<-ctx.Done()
 	n.accepting.Lock()

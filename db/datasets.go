@@ -53,7 +53,9 @@ func readDataset(ctx context.Context, tx pgx.Tx, tenant, id, lock string) (Datas
 // ReadDataset reads a data set, without its cases.
 func ReadDataset(ctx context.Context, pool *pgxpool.Pool, tenant, id string) (Dataset, error) {
 	d, err := query(ctx, pool, tenant, "SELECT "+datasetColumns+" AND d.id = $2", []any{tenant, id},
-		func(rows pgx.Rows) (Dataset, error) { return pgx.CollectExactlyOneRow(rows, pgx.RowToStructByPos[Dataset]) })
+		func(rows pgx.Rows) (Dataset, error) {
+			return pgx.CollectExactlyOneRow(rows, pgx.RowToStructByPos[Dataset])
+		})
 	return d, orNotFound("read a data set", err)
 }
 

@@ -56,7 +56,7 @@ func newCluster(t *testing.T, change func(*handlers.Config)) *cluster {
 		go func() { ended <- node.Run(ctx) }()
 		gate := must(access.New(access.Config{Pool: pool, Logger: logger, ServerKey: apiKey, Retention: 24 * time.Hour, Flush: time.Second}))
 		values := must(cache.New(cache.Config{Bus: node, Log: logger}))
-		serves := must(resources.New(resources.Config{Pool: pool, Cache: values, Logger: logger}))
+		serves := must(resources.New(resources.Config{Pool: pool, Cache: values, Queue: node.Queue(), Logger: logger}))
 		cfg := handlers.Config{Node: node, Gate: gate, Resources: serves, Logger: logger, APIKey: apiKey, MaxPublicationBytes: 1 << 20, Version: "test"}
 		if change != nil {
 			change(&cfg)

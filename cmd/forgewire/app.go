@@ -101,7 +101,7 @@ func realtimeConfig(cfg appConfig) (realtime.Config, error) {
 	namespaces, err := realtime.ParseNamespaces(cfg.Namespaces)
 	wrong("FORGEWIRE_NAMESPACES", err, `{"namespaces":[{"name":"chat","allow_publish_for_subscriber":true}]}`)
 	if err == nil {
-		for _, ours := range []string{llm.Namespace, resources.PromptNamespace} {
+		for _, ours := range []string{llm.Namespace, resources.PromptNamespace, resources.EvaluationNamespace} {
 			wrong("FORGEWIRE_NAMESPACES", namespaces.Reserve(ours), `{"namespaces":[{"name":"chat"}]}`)
 		}
 	}
@@ -170,7 +170,11 @@ func (a *app) routes(logger *slog.Logger) (http.Handler, error) {
 	if a.models, err = newModels(cfg, pool, node, a.cache, a.gate.Record, logger); err != nil {
 		return nil, err
 	}
-	a.resources, err = resources.New(resources.Config{Pool: pool, Cache: a.cache, Logger: logger})
+	var ask http.Handler // what evaluations ask counts against the limits of their key
+	if a.models != nil {
+		ask = a.gate.Limit(a.models.Handler("chat/completions"))
+	}
+	a.resources, err = resources.New(resources.Config{Pool: pool, Cache: a.cache, Queue: node.Queue(), Models: ask, Logger: logger})
 	if err != nil {
 		return nil, fmt.Errorf("make the resources of /v1: %w", err)
 	}

@@ -30,6 +30,8 @@ type reply struct {
 	location string
 	// What every replica must forget, "" for nothing: see the invalidator.
 	forget string
+	// What is done in the background when the change is made; nil for nothing.
+	queue *job
 }
 
 // change runs f in a transaction of the tenant and answers with what it returns. With an Idempotency-Key, the
@@ -63,10 +65,18 @@ func (c *call) change(f func(pgx.Tx) (reply, error)) error {
 			return err
 		}
 		forget = made.forget
-		if answer, err = made.answer(); err != nil || key == "" {
+		if answer, err = made.answer(); err != nil {
 			return err
 		}
-		return db.KeepAnswer(c.ctx, tx, c.tenant, key, answer)
+		if key != "" {
+			if err = db.KeepAnswer(c.ctx, tx, c.tenant, key, answer); err != nil {
+				return err
+			}
+		}
+		if made.queue == nil {
+			return nil
+		}
+		return c.enqueue(tx, made.queue)
 	})
 	if err != nil {
 		return err

@@ -3,6 +3,7 @@ package resources
 import (
 	"net/http"
 	"reflect"
+	"slices"
 )
 
 // Route is one route: what is served, and what the OpenAPI document says of it.
@@ -35,7 +36,9 @@ var (
 )
 
 // Routes lists all routes.
-func (s *Service) Routes() []Route { return promptRoutes() }
+func (s *Service) Routes() []Route {
+	return slices.Concat(promptRoutes(), datasetRoutes(), s.evaluationRoutes())
+}
 
 func promptRoutes() []Route {
 	const base = "/v1/prompts"

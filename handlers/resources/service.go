@@ -3,6 +3,7 @@ package resources
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"time"
@@ -12,6 +13,7 @@ import (
 
 	"forgewire/cache"
 	"forgewire/cache/llm"
+	"forgewire/db"
 	"forgewire/handlers/problem"
 )
 
@@ -22,6 +24,8 @@ const requestTimeout = 10 * time.Second
 type Config struct {
 	Pool   *pgxpool.Pool
 	Cache  *cache.Cache
+	Queue  *db.Queue    // of what is done in the background
+	Models http.Handler // POST /v1/chat/completions, with the caller in the context; nil where there is no model
 	Logger *slog.Logger
 }
 
@@ -35,10 +39,14 @@ type Service struct {
 
 // New makes a Service; Run starts it.
 func New(cfg Config) (*Service, error) {
-	if cfg.Pool == nil || cfg.Cache == nil || cfg.Logger == nil {
-		return nil, errors.New("resources: Pool, Cache and Logger are required")
+	if cfg.Pool == nil || cfg.Cache == nil || cfg.Queue == nil || cfg.Logger == nil {
+		return nil, errors.New("resources: Pool, Cache, Queue and Logger are required")
 	}
-	return &Service{cfg: cfg, pool: cfg.Pool, logger: cfg.Logger, heard: newInvalidator(cfg.Cache, cfg.Logger)}, nil
+	s := &Service{cfg: cfg, pool: cfg.Pool, logger: cfg.Logger, heard: newInvalidator(cfg.Cache, cfg.Logger)}
+	if err := db.AddWorker(cfg.Queue, evaluationQueue, workersAtOnce, &evaluator{s: s}); err != nil {
+		return nil, fmt.Errorf("resources: %w", err)
+	}
+	return s, nil
 }
 
 // Run forgets what it hears of, until ctx ends.

@@ -148,9 +148,9 @@ func AddResults(ctx context.Context, tx pgx.Tx, tenant string, e Evaluation, res
 	b.Queue(`INSERT INTO forgewire.evaluation_results (tenant, evaluation_id, n, score, passed, output, error, cache, duration_ms)
 		SELECT $1, $2, r.* FROM unnest($3::bigint[], $4::float8[], $5::boolean[], $6::text[], $7::text[], $8::text[], $9::float8[]) AS r`,
 		tenant, e.ID, numbers, scores, passed, outputs, faults, caches, took)
-	b.Queue(`UPDATE forgewire.evaluations e SET done = done + r.n, passed = passed + r.passed, errors = errors + r.errors, score = score + r.score, error = '',
-			started_at = coalesce(started_at, now()), status = CASE WHEN done + r.n >= cases THEN 'done' ELSE 'running' END,
-			finished_at = CASE WHEN done + r.n >= cases THEN now() END
+	b.Queue(`UPDATE forgewire.evaluations e SET done = e.done + r.n, passed = e.passed + r.passed, errors = e.errors + r.errors, score = e.score + r.score, error = '',
+			started_at = coalesce(e.started_at, now()), status = CASE WHEN e.done + r.n >= e.cases THEN 'done' ELSE 'running' END,
+			finished_at = CASE WHEN e.done + r.n >= e.cases THEN now() END
 		FROM (SELECT $3::bigint AS n, $4::bigint AS passed, $5::bigint AS errors, $6::float8 AS score) r WHERE e.tenant = $1 AND e.id = $2`,
 		append([]any{tenant, e.ID}, totals(results)...)...)
 	if err = tx.SendBatch(ctx, b).Close(); err != nil {

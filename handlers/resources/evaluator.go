@@ -61,6 +61,7 @@ func (e *evaluator) Work(ctx context.Context, j *river.Job[job]) error {
 		case ctx.Err() != nil: // the replica stops: another one goes on
 			return river.JobSnooze(0)
 		case err != nil:
+			e.s.logger.WarnContext(ctx, "an evaluation could not go on, trying again", "evaluation", j.Args.Evaluation, "error", err)
 			return err
 		case over:
 			return nil

@@ -47,6 +47,7 @@ type replica struct {
 	pool   *pgxpool.Pool
 	node   *realtime.Node
 	logged *logs
+	stop   func()
 }
 
 type logs struct {
@@ -106,7 +107,7 @@ func start(t testing.TB, url, valkey, name string) *replica {
 	node.Hear(cache.Topic, values.Announced)
 	gate := must(access.New(access.Config{Pool: pool, Logger: logger, ServerKey: "the servers own key", Retention: 24 * time.Hour, Flush: time.Second}))
 	node.Hear(access.Topic, gate.Hear)
-	serves := must(resources.New(resources.Config{Pool: pool, Cache: values, Logger: logger}))
+	serves := must(resources.New(resources.Config{Pool: pool, Cache: values, Queue: node.Queue(), Models: gate.Limit(http.HandlerFunc(parrot)), Logger: logger}))
 	node.Hear(resources.Topic, serves.Hear)
 	routes := must(handlers.Routes(handlers.Config{Node: node, Gate: gate, Resources: serves, Logger: logger, MaxPublicationBytes: 1 << 20, Version: "test"}))
 	server := httptest.NewServer(routes)
@@ -119,14 +120,20 @@ func start(t testing.TB, url, valkey, name string) *replica {
 			}
 		})
 	}
-	t.Cleanup(func() {
+	end := sync.OnceFunc(func() {
 		server.Close()
 		stop()
 		parts.Wait()
 		pool.Close()
 	})
+	t.Cleanup(end)
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("%s logged: %s", name, l)
+		}
+	})
 	eventually(t, "a replica listens", func() bool { return node.Epoch() != "" })
-	return &replica{url: server.URL, pool: pool, node: node, logged: l}
+	return &replica{url: server.URL, pool: pool, node: node, logged: l, stop: end}
 }
 
 // valkey starts a Valkey server, or skips.

@@ -10,6 +10,7 @@ import (
 
 	"forgewire/cache/llm"
 	"forgewire/handlers/access"
+	"forgewire/handlers/middleware"
 	"forgewire/handlers/problem"
 	"forgewire/handlers/resources"
 	"forgewire/realtime"
@@ -21,6 +22,7 @@ type Config struct {
 	Gate                *access.Gate
 	LLM                 *llm.Service // nil where no upstream is configured
 	Resources           *resources.Service
+	MaxIPRequests       int // that one address may send to the resources a minute; 0 for no limit
 	Logger              *slog.Logger
 	APIKey              string // "" disables the server API
 	MaxPublicationBytes int
@@ -82,15 +84,23 @@ func Routes(cfg Config) (http.Handler, error) {
 	}
 
 	r.Group(func(r chi.Router) {
-		r.Use(cfg.Gate.Authenticate)
-		r.Get("/v1/runs", cfg.Gate.ListRuns)
-		r.Get("/v1/runs/{id}", cfg.Gate.GetRun)
-		r.Get("/v1/usage", cfg.Gate.Usage)
-		cfg.Resources.Mount(r)
+		r.Use(middleware.Security, middleware.CORS(s.node.AllowsOrigin), cfg.Gate.Authenticate)
 		if cfg.LLM != nil {
 			models(r, cfg.LLM, cfg.Gate)
 		}
 	})
+
+	// A model's requests have the limits of their key; these have those of their address.
+	r.Group(func(r chi.Router) {
+		r.Use(middleware.Security, middleware.CORS(s.node.AllowsOrigin), middleware.Rate(cfg.MaxIPRequests), cfg.Gate.Authenticate, middleware.Compress())
+		r.Get("/v1/runs", cfg.Gate.ListRuns)
+		r.Get("/v1/runs/export", cfg.Gate.ExportRuns)
+		r.Get("/v1/runs/{id}", cfg.Gate.GetRun)
+		r.Get("/v1/usage", cfg.Gate.Usage)
+		cfg.Resources.Mount(r)
+	})
+	// What a browser asks before it asks; CORS has the answer.
+	r.With(middleware.CORS(s.node.AllowsOrigin)).Options("/v1/*", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) })
 
 	// The document has no secrets, and tools fetch it without headers.
 	r.Get("/api/openapi.json", s.openAPI)

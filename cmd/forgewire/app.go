@@ -180,7 +180,7 @@ func (a *app) routes(logger *slog.Logger) (http.Handler, error) {
 	}
 	node.Hear(resources.Topic, a.resources.Hear)
 	return handlers.Routes(handlers.Config{
-		Node: node, Gate: a.gate, LLM: a.models, Resources: a.resources, Logger: logger, APIKey: cfg.APIKey.Reveal(), MaxPublicationBytes: cfg.MaxPublicationBytes,
+		Node: node, Gate: a.gate, LLM: a.models, Resources: a.resources, MaxIPRequests: cfg.MaxIPRequests, Logger: logger, APIKey: cfg.APIKey.Reveal(), MaxPublicationBytes: cfg.MaxPublicationBytes,
 		Version: version, MetricsElsewhere: cfg.MetricsPort != 0, Home: cfg.Demo, ClientIPHeader: cfg.ClientIPHeader,
 	})
 }

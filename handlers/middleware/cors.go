@@ -1,0 +1,23 @@
+package middleware
+
+import (
+	"net/http"
+
+	"github.com/go-chi/cors"
+)
+
+// corsAge is how long a browser remembers what it was told, in seconds.
+const corsAge = 300
+
+// CORS lets pages of the origins that allowed says yes to call the routes, and read what they need of the answers. No
+// credentials are allowed: a cookie means nothing here.
+func CORS(allowed func(r *http.Request, origin string) bool) func(http.Handler) http.Handler {
+	return cors.Handler(cors.Options{
+		AllowOriginFunc: allowed,
+		AllowedMethods:  []string{http.MethodGet, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete},
+		AllowedHeaders: []string{"Accept", "Authorization", "Forgewire-Key", "Content-Type", "Content-Encoding", "Cache-Control", "Idempotency-Key", "If-Match",
+			"If-None-Match", "Last-Event-ID", "Forgewire-Cache-Class", "Forgewire-Cache-Tags"},
+		ExposedHeaders: []string{"ETag", "Location", "Retry-After", "X-Request-Id", "Idempotency-Replayed", "Age", "Cache-Status", "Forgewire-Id"},
+		MaxAge:         corsAge,
+	})
+}

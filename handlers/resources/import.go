@@ -57,7 +57,9 @@ func importCases(c *call) error {
 	}
 	record, eof := int64(0), false
 	for !eof {
-		_ = http.NewResponseController(c.w).SetReadDeadline(time.Now().Add(readWithin)) // where it cannot be set, the server's own holds
+		rc := http.NewResponseController(c.w)
+		_ = rc.SetReadDeadline(time.Now().Add(readWithin)) // where it cannot be set, the server's own holds
+		_ = rc.SetWriteDeadline(time.Now().Add(2 * readWithin))
 		var chunk []db.Case
 		for size := 0; len(chunk) < stream.ChunkRows && size < chunkBytes; {
 			one, n, err := next()

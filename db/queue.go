@@ -91,7 +91,7 @@ func (q *Queue) Run(ctx context.Context) error {
 		for {
 			err := q.session(ctx)
 			if ctx.Err() != nil {
-				return nil
+				return nil //nolint:nilerr // the replica stops, and what is queued stays
 			}
 			if err == nil {
 				break

@@ -38,7 +38,7 @@ func query[T any](ctx context.Context, pool *pgxpool.Pool, tenant, sql string, a
 	b.Queue(enter, tenant)
 	b.Queue(sql, args...)
 	results := pool.SendBatch(ctx, b)
-	defer results.Close() //nolint:errcheck // what went wrong was returned by the two results
+	defer results.Close() // what went wrong was returned by the two results
 	if _, err := results.Exec(); err != nil {
 		return zero, fmt.Errorf("enter the tenant: %w", err)
 	}

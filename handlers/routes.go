@@ -83,6 +83,25 @@ func Routes(cfg Config) (http.Handler, error) {
 		r.With(s.authorize).Method(http.MethodGet, "/metrics", Metrics(cfg.Node))
 	}
 
+	s.v1(r, cfg)
+	// The document has no secrets, and tools fetch it without headers.
+	r.Get("/api/openapi.json", s.openAPI)
+	r.Route("/api", func(r chi.Router) {
+		r.Use(s.authorize)
+		for _, m := range s.methods {
+			r.Post("/"+m.name, s.handle(m))
+		}
+		r.Post("/batch", s.batch)
+		r.Get("/stats", s.stats)
+	})
+	if cfg.Home != nil {
+		r.Handle("/*", cfg.Home)
+	}
+	return r, nil
+}
+
+// v1 adds the routes that the keys of `forgewire key` open.
+func (s *server) v1(r chi.Router, cfg Config) {
 	r.Group(func(r chi.Router) {
 		r.Use(middleware.Security, middleware.CORS(s.node.AllowsOrigin), cfg.Gate.Authenticate)
 		if cfg.LLM != nil {
@@ -101,19 +120,4 @@ func Routes(cfg Config) (http.Handler, error) {
 	})
 	// What a browser asks before it asks; CORS has the answer.
 	r.With(middleware.CORS(s.node.AllowsOrigin)).Options("/v1/*", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) })
-
-	// The document has no secrets, and tools fetch it without headers.
-	r.Get("/api/openapi.json", s.openAPI)
-	r.Route("/api", func(r chi.Router) {
-		r.Use(s.authorize)
-		for _, m := range s.methods {
-			r.Post("/"+m.name, s.handle(m))
-		}
-		r.Post("/batch", s.batch)
-		r.Get("/stats", s.stats)
-	})
-	if cfg.Home != nil {
-		r.Handle("/*", cfg.Home)
-	}
-	return r, nil
 }

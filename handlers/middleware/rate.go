@@ -2,6 +2,7 @@ package middleware
 
 import (
 	"errors"
+	"net"
 	"net/http"
 	"time"
 
@@ -23,10 +24,11 @@ func Rate(perMinute int) func(http.Handler) http.Handler {
 		if ip := middleware.GetClientIP(r.Context()); ip != "" { // from the configured header
 			return httprate.CanonicalizeIP(ip), nil
 		}
-		if r.RemoteAddr == "" {
+		host, _, err := net.SplitHostPort(r.RemoteAddr)
+		if err != nil {
 			return "", errNoAddress
 		}
-		return httprate.KeyByIP(r)
+		return httprate.CanonicalizeIP(host), nil
 	}, httprate.WithLimitHandler(func(w http.ResponseWriter, _ *http.Request) {
 		problem.New(http.StatusTooManyRequests, "too_many_requests", "this address asks too often").Write(w)
 	}))

@@ -45,15 +45,15 @@ func (c *call) change(f func(pgx.Tx) (reply, error)) error {
 	var answer db.Answer
 	var forget string
 	err = db.InTenant(c.ctx, c.s.pool, c.tenant, func(tx pgx.Tx) error {
-		print := c.fingerprint()
+		fingerprint := c.fingerprint()
 		if key != "" {
-			earlier, err := db.ClaimAnswer(c.ctx, tx, key, print)
+			earlier, err := db.ClaimAnswer(c.ctx, tx, key, fingerprint)
 			if err != nil {
 				return err
 			}
 			if earlier != nil {
 				answer = *earlier
-				if subtle.ConstantTimeCompare(earlier.Fingerprint, print) != 1 {
+				if subtle.ConstantTimeCompare(earlier.Fingerprint, fingerprint) != 1 {
 					return otherRequest
 				}
 				answer.Header["Idempotency-Replayed"] = "true"

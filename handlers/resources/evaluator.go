@@ -172,7 +172,7 @@ func (e *evaluator) prepare(ctx context.Context, tenant string, ev db.Evaluation
 	}
 	var s Scoring
 	if json.Unmarshal(ev.Scoring, &s) != nil {
-		return w, "invalid_scoring", nil
+		return w, "invalid_scoring", nil //nolint:nilerr // the code says what happened
 	}
 	if w.scorer, err = newScorer(s); err != nil {
 		return w, "invalid_scoring", nil //nolint:nilerr // it was good when it was stored: the code says what happened

@@ -19,10 +19,12 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/santhosh-tekuri/jsonschema/v6"
 
+	"forgewire/cache"
 	"forgewire/db"
 	"forgewire/db/dbtest"
 	"forgewire/handlers"
 	"forgewire/handlers/access"
+	"forgewire/handlers/resources"
 	"forgewire/infra/monitor"
 	"forgewire/realtime"
 )
@@ -55,7 +57,9 @@ func newCluster(t *testing.T, change func(*handlers.Config)) *cluster {
 		ended := make(chan error, 1)
 		go func() { ended <- node.Run(ctx) }()
 		gate := must(access.New(access.Config{Pool: pool, Logger: logger, ServerKey: apiKey, Retention: 24 * time.Hour, Flush: time.Second}))
-		cfg := handlers.Config{Monitor: monitor.New(), Pools: map[string]*pgxpool.Pool{"requests": pool}, Node: node, Gate: gate, Logger: logger, APIKey: apiKey, MaxPublicationBytes: 1 << 20, Version: "test"}
+		values := must(cache.New(cache.Config{Bus: node, Log: logger}))
+		serves := must(resources.New(resources.Config{Pool: pool, Cache: values, Queue: node.Queue(), Logger: logger}))
+		cfg := handlers.Config{Monitor: monitor.New(), Pools: map[string]*pgxpool.Pool{"requests": pool}, Node: node, Gate: gate, Resources: serves, Logger: logger, APIKey: apiKey, MaxPublicationBytes: 1 << 20, Version: "test"}
 		if change != nil {
 			change(&cfg)
 		}

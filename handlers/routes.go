@@ -61,7 +61,7 @@ func Routes(cfg Config) (http.Handler, error) {
 	s.methods = methods(s)
 	s.document = document(cfg.Version, s.methods, cfg.Resources.Routes())
 	r := chi.NewRouter()
-	r.Use(s.requestID, problem.Mark("/v1/prompts", "/v1/datasets", "/v1/evaluations", "/v1/runs", "/v1/usage"), s.recover)
+	r.Use(s.requestID, problem.Mark("/v1/prompts", "/v1/datasets", "/v1/evaluations", "/v1/runs", "/v1/usage"), s.recover, middleware.Preflight(s.node.AllowsOrigin))
 	if cfg.ClientIPHeader != "" {
 		r.Use(clientIP(cfg.ClientIPHeader))
 	}
@@ -118,6 +118,4 @@ func (s *server) v1(r chi.Router, cfg Config) {
 		r.Get("/v1/usage", cfg.Gate.Usage)
 		cfg.Resources.Mount(r)
 	})
-	// What a browser asks before it asks; CORS has the answer.
-	r.With(middleware.CORS(s.node.AllowsOrigin)).Options("/v1/*", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) })
 }

@@ -2,6 +2,7 @@ package middleware
 
 import (
 	"net/http"
+	"strings"
 
 	"github.com/go-chi/cors"
 )
@@ -20,4 +21,19 @@ func CORS(allowed func(r *http.Request, origin string) bool) func(http.Handler) 
 		ExposedHeaders: []string{"ETag", "Location", "Retry-After", "X-Request-Id", "Idempotency-Replayed", "Age", "Cache-Status", "Forgewire-Id"},
 		MaxAge:         corsAge,
 	})
+}
+
+// Preflight answers what a browser asks of a path of /v1 before it asks, but for channels, which have their own answer.
+// It is no route, or each path that does not exist would be one that takes OPTIONS alone.
+func Preflight(allowed func(r *http.Request, origin string) bool) func(http.Handler) http.Handler {
+	answer := CORS(allowed)(http.NotFoundHandler())
+	return func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.Method == http.MethodOptions && strings.HasPrefix(r.URL.Path, "/v1/") && !strings.HasPrefix(r.URL.Path, "/v1/channels/") {
+				answer.ServeHTTP(w, r)
+				return
+			}
+			next.ServeHTTP(w, r)
+		})
+	}
 }

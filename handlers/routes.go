@@ -137,7 +137,7 @@ func (s *server) v1(r chi.Router, cfg Config) {
 	r.Group(func(r chi.Router) {
 		r.Use(middleware.Security, middleware.CORS(s.node.AllowsOrigin), middleware.Rate(cfg.MaxIPRequests), cfg.Gate.Authenticate, middleware.Compress())
 		r.Get("/v1/runs", cfg.Gate.ListRuns)
-		r.Get("/v1/runs/export", cfg.Gate.ExportRuns)
+		r.With(s.shed).Get("/v1/runs/export", cfg.Gate.ExportRuns)
 		r.Get("/v1/runs/{id}", cfg.Gate.GetRun)
 		r.Get("/v1/usage", cfg.Gate.Usage)
 		cfg.Resources.Mount(r)

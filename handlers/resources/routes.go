@@ -17,7 +17,7 @@ type Route struct {
 	ResponseTypes           []string     // of an answer that is a stream
 	Status                  int          // of success
 	Stream                  bool         // has no bound in time
-	cached                  bool                // what takes time in it is bounded by call.cached
+	cached                  bool         // what takes time in it is bounded by call.cached
 	handle                  func(*call) error
 }
 

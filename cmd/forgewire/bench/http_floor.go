@@ -73,6 +73,7 @@ func (f *floor) routes() http.Handler {
 		_, _ = w.Write(f.constant) // who left needs none
 	})
 	mux.HandleFunc("GET /select/{id}", f.serve(http.StatusOK, f.prompt))
+	mux.HandleFunc("GET /protected/{id}", f.serve(http.StatusOK, f.protected))
 	mux.HandleFunc("POST /insert", f.serve(http.StatusCreated, f.insert))
 	mux.HandleFunc("GET /export", f.export)
 	return mux
@@ -117,11 +118,26 @@ const selectPrompt = `SELECT p.id, p.name, p.revision, p.version, p.created_at, 
 	WHERE p.tenant = $1 AND p.id = $2 AND v.version = p.version`
 
 func (f *floor) prompt(r *http.Request) (any, error) {
-	var p floorPrompt
-	err := f.pool.QueryRow(r.Context(), selectPrompt, f.tenant, r.PathValue("id")).Scan(&p.ID, &p.Name, &p.Revision, &p.Newest, &p.Created, &p.Updated,
-		&p.Labels, &p.Version, &p.Template, &p.Variables, &p.KeyID, &p.Made)
+	return scanFloorPrompt(f.pool.QueryRow(r.Context(), selectPrompt, f.tenant, r.PathValue("id")))
+}
+
+// protected is the same read under row-level security, as a replica does it.
+func (f *floor) protected(r *http.Request) (any, error) {
+	b := &pgx.Batch{}
+	b.Queue("SELECT forgewire.enter($1)", f.tenant)
+	b.Queue(selectPrompt, f.tenant, r.PathValue("id"))
+	results := f.pool.SendBatch(r.Context(), b)
+	defer results.Close() // what went wrong was returned by the two results
+	if _, err := results.Exec(); err != nil {
+		return nil, fmt.Errorf("enter the tenant: %w", err)
+	}
+	return scanFloorPrompt(results.QueryRow())
+}
+
+func scanFloorPrompt(row pgx.Row) (p floorPrompt, err error) {
+	err = row.Scan(&p.ID, &p.Name, &p.Revision, &p.Newest, &p.Created, &p.Updated, &p.Labels, &p.Version, &p.Template, &p.Variables, &p.KeyID, &p.Made)
 	if err != nil {
-		return nil, fmt.Errorf("read a prompt: %w", err)
+		return p, fmt.Errorf("read a prompt: %w", err)
 	}
 	return p, nil
 }

@@ -172,6 +172,8 @@ func (s *httpSystem) kinds() []httpKind {
 			ours: ours(http.StatusOK, get(one, "")), floor: bare(http.StatusOK, get("/constant", ""))},
 		{name: "uncached read", does: "the same SELECT, no tenant", start: 250, target: 0.8, sketch: 2_360, least: 4,
 			ours: ours(http.StatusOK, get(one, "Cache-Control: no-cache\r\n")), floor: bare(http.StatusOK, get("/select/"+s.id, ""))},
+		{name: "uncached read beside the same protection", does: "the same SELECT for a tenant, under row-level security", start: 250,
+			ours: ours(http.StatusOK, get(one, "Cache-Control: no-cache\r\n")), floor: bare(http.StatusOK, get("/protected/"+s.id, ""))},
 		{name: "write", does: "one INSERT of one row", start: 100, sketch: 1_423, least: 4,
 			ours: ours(http.StatusCreated, s.write), floor: bare(http.StatusCreated, func(buf []byte, n int) []byte {
 				return bytes.Replace(s.write(buf, n), []byte("/v1/prompts"), []byte("/insert"), 1)

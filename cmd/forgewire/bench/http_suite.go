@@ -104,7 +104,7 @@ func runSuite(ctx context.Context, cfg HTTPConfig, sys *httpSystem, open bool) (
 func suiteSide(kinds []httpKind, n int) httpSide {
 	switch n % 10 {
 	case 0:
-		return kinds[2].ours
+		return kinds[3].ours
 	case 1, 2:
 		return kinds[1].ours
 	}

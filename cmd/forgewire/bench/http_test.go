@@ -17,7 +17,7 @@ func TestHTTP(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(r.Suite) != 2 || len(r.Cases) != 4 {
+	if len(r.Suite) != 2 || len(r.Cases) != 5 {
 		t.Fatalf("%+v", r)
 	}
 	for _, s := range r.Suite {

@@ -29,7 +29,7 @@ var codes = map[int]string{http.StatusNotFound: "no_such_path", http.StatusMetho
 
 // fail answers with an error.
 func (s *server) fail(w http.ResponseWriter, r *http.Request, status int, e *realtime.Error) {
-	if problem.Wanted(r.Context()) {
+	if problem.Wanted(r.URL.Path) {
 		problem.New(status, codes[status], e.Message).Write(w)
 		return
 	}

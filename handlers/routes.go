@@ -12,7 +12,6 @@ import (
 	"forgewire/cache/llm"
 	"forgewire/handlers/access"
 	"forgewire/handlers/middleware"
-	"forgewire/handlers/problem"
 	"forgewire/handlers/resources"
 	"forgewire/infra/memory"
 	"forgewire/infra/monitor"
@@ -76,7 +75,7 @@ func Routes(cfg Config) (http.Handler, error) {
 	s.methods = methods(s)
 	s.document = document(cfg.Version, s.methods, cfg.Resources.Routes())
 	r := chi.NewRouter()
-	r.Use(s.observe, cfg.Tracing.Middleware, s.requestID, problem.Mark("/v1/prompts", "/v1/datasets", "/v1/evaluations", "/v1/runs", "/v1/usage"), s.recover, s.use)
+	r.Use(s.observe, cfg.Tracing.Middleware, s.requestID, s.recover, s.use)
 	if cfg.ClientIPHeader != "" {
 		r.Use(clientIP(cfg.ClientIPHeader))
 	}

@@ -46,7 +46,7 @@ type ErrorDetail struct {
 
 // refuse answers in the form of OpenAI's errors, or as a problem in front of a resource.
 func (g *Gate) refuse(w http.ResponseWriter, r *http.Request, why *llm.Refusal) {
-	if problem.Wanted(r.Context()) {
+	if problem.Wanted(r.URL.Path) {
 		p := problem.New(why.Status, why.Code, why.Message)
 		p.Field, p.Header = why.Param, why.Header
 		p.Write(w)

@@ -4,7 +4,6 @@
 package problem
 
 import (
-	"context"
 	"encoding/json"
 	"net/http"
 	"strings"
@@ -64,23 +63,15 @@ func (p *Problem) Write(w http.ResponseWriter) {
 	_, _ = w.Write(append(b, '\n'))
 }
 
-type wanted struct{}
+// of are the paths whose requests get problems, also from what stands in front of the resource.
+var of = []string{"/v1/prompts", "/v1/datasets", "/v1/evaluations", "/v1/runs", "/v1/usage"}
 
-// Mark returns middleware that marks the requests whose path is one of these or lies below: those get problems,
-// also from what stands in front of the resource.
-func Mark(paths ...string) func(http.Handler) http.Handler {
-	return func(next http.Handler) http.Handler {
-		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			for _, path := range paths {
-				if rest, ok := strings.CutPrefix(r.URL.Path, path); ok && (rest == "" || rest[0] == '/') {
-					r = r.WithContext(context.WithValue(r.Context(), wanted{}, true))
-					break
-				}
-			}
-			next.ServeHTTP(w, r)
-		})
+// Wanted says whether a request with this path gets problems: it is one of ours or lies below.
+func Wanted(path string) bool {
+	for _, p := range of {
+		if rest, ok := strings.CutPrefix(path, p); ok && (rest == "" || rest[0] == '/') {
+			return true
+		}
 	}
+	return false
 }
-
-// Wanted says whether the request was marked.
-func Wanted(ctx context.Context) bool { return ctx.Value(wanted{}) != nil }

@@ -36,6 +36,8 @@ type HTTPStep struct {
 	Achieved float64  `json:"answered_per_s"`
 	Failed   int      `json:"failed"` // answered with another status
 	Time     HTTPTime `json:"time"`
+
+	done int // answered, also after the end
 }
 
 // HTTPTime is a distribution, in milliseconds.
@@ -77,17 +79,17 @@ func (s *httpSystem) saturate(ctx context.Context, side httpSide, peak float64, 
 	cpu := s.processes(side.process)
 	before := cpu.each()
 	step, err := openStep(ctx, side, peak*overload, duration)
-	answered := int(step.Achieved * duration.Seconds())
-	if err != nil || answered == 0 {
+	if err != nil || step.done == 0 {
 		return step, nil, err
 	}
-	return step, perEach(before, cpu.each(), answered), nil
+	return step, perEach(before, cpu.each(), step.done), nil
 }
 
 // stepWorker is one connection's part of a step.
 type stepWorker struct {
 	times    *histogram
-	answered int
+	done     int
+	answered int // before the end
 	failed   int
 }
 
@@ -130,6 +132,7 @@ func openStep(ctx context.Context, side httpSide, rate float64, duration time.Du
 	s := HTTPStep{Offered: float64(total) / duration.Seconds()}
 	all, answered := workers[0].times, 0
 	for i, w := range workers {
+		s.done += w.done
 		if s.Failed += w.failed; i > 0 {
 			all.merge(w.times)
 		}
@@ -159,6 +162,7 @@ func (w *stepWorker) run(ctx context.Context, c *rawConn, side httpSide, take fu
 			return fmt.Errorf("a request: %w", err)
 		}
 		now := time.Now()
+		w.done++
 		w.times.add(int64(now.Sub(due))) // its own, so nobody else has the lock
 		switch {
 		case status != side.want:

@@ -20,6 +20,7 @@ import (
 	"forgewire/cache/llm"
 	"forgewire/db"
 	"forgewire/db/dbtest"
+	"forgewire/handlers/problem"
 	"forgewire/realtime"
 )
 
@@ -162,9 +163,16 @@ func (r *replica) get(key, path string) *httptest.ResponseRecorder {
 	return r.do("GET", path, "Authorization", "Bearer "+key)
 }
 
-// code returns the code of an error in OpenAI's form.
+// code returns the code of an error: a problem, or in OpenAI's form.
 func code(t testing.TB, w *httptest.ResponseRecorder) string {
 	t.Helper()
+	if w.Header().Get("Content-Type") == problem.ContentType {
+		var p problem.Problem
+		if err := json.Unmarshal(w.Body.Bytes(), &p); err != nil || p.Detail == "" || p.Status != w.Code {
+			t.Fatalf("%d: not a problem: %s (%v)", w.Code, w.Body, err)
+		}
+		return p.Code
+	}
 	var body struct {
 		Error struct {
 			Message, Type, Code string

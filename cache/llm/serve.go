@@ -73,6 +73,7 @@ type reader struct {
 	resumable bool
 	after     int // resume: what the client has
 	first     time.Time
+	extended  time.Time // when the time to write was last extended
 	wrote     bool
 	status    int
 	code      string
@@ -99,9 +100,12 @@ func (rd *reader) serve(ctx context.Context) error {
 		v.end = &flightEnd{Failure: failureOf(errTruncated)}
 		return rd.fail(v)
 	}
+	rd.w.Header().Set("Content-Length", strconv.Itoa(len(body)))
+	_ = rd.rc.SetWriteDeadline(time.Now().Add(writeWithin)) // where it cannot be set, the server's own holds
 	rd.headers(v, "application/json")
 	rd.first = time.Now()
-	return rd.write(body)
+	_, err = rd.w.Write(body) // with its length, so that the server sends it when the handler returns, in one piece
+	return err
 }
 
 // headers begins the response.
@@ -129,7 +133,10 @@ func (rd *reader) headers(v view, contentType string) {
 }
 
 func (rd *reader) write(b []byte) error {
-	_ = rd.rc.SetWriteDeadline(time.Now().Add(writeWithin)) // where it cannot be set, the server's own holds
+	if now := time.Now(); now.Sub(rd.extended) > time.Second {
+		_ = rd.rc.SetWriteDeadline(now.Add(writeWithin)) // where it cannot be set, the server's own holds
+		rd.extended = now
+	}
 	if _, err := rd.w.Write(b); err != nil {
 		return err
 	}
@@ -150,8 +157,13 @@ func (rd *reader) stream(ctx context.Context) error {
 	if !v.head.Stream {
 		return rd.whole(ctx)
 	}
-	if err := rd.rc.Flush(); err != nil {
-		return err
+	if len(v.events) == 0 {
+		if err := rd.rc.Flush(); err != nil {
+			return err
+		}
+	}
+	if v.held >= 0 && rd.after > v.held {
+		return rd.errorEvent(rd.after, failureOf(errInterrupted))
 	}
 	take, n := v.take, rd.after
 	for {
@@ -180,8 +192,11 @@ func (rd *reader) stream(ctx context.Context) error {
 			}
 			return nil
 		}
-		if v, err = rd.tape.wait(ctx, n, func(v view) bool { return len(v.events) > 0 || v.take != take }); err != nil {
+		if v, err = rd.tape.wait(ctx, n, func(v view) bool { return len(v.events) > 0 || v.take != take || v.held >= 0 && rd.after > v.held }); err != nil {
 			return err
+		}
+		if v.held >= 0 && rd.after > v.held {
+			return rd.errorEvent(n, failureOf(errInterrupted))
 		}
 	}
 }

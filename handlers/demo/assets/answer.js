@@ -127,8 +127,9 @@ export class Answer {
     await this.#read(response, state, signal);
   }
 
+  // The browser's own cache is left to what the responses say: an option here would be sent to ours as a wish.
   async #fetch(url, { headers, ...options }) {
-    const response = await fetch(url, { ...options, cache: 'no-store', headers: { ...headers, Authorization: `Bearer ${this.#key}` } });
+    const response = await fetch(url, { ...options, headers: { ...headers, Authorization: `Bearer ${this.#key}` } });
     if (!response.ok) throw new Refused(await problemOf(response));
     return response;
   }

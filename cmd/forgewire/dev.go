@@ -221,14 +221,7 @@ type devCluster struct {
 // run returns when every part has ended: after ctx, or as soon as one fails.
 func (d *devCluster) run(ctx context.Context, out io.Writer) error {
 	url := "http://" + d.front.Addr().String()
-	lines := demo.Config{
-		PSQL: fmt.Sprintf(`psql '%s' -c "SELECT forgewire.publish('room:1', '{\"text\":\"hello from psql\"}')"`, d.stack.Postgres.URL()),
-		Curl: fmt.Sprintf(`curl %s/api/publish -H 'X-API-Key: %s' -d '{"channel":"room:1","data":{"text":"hello from curl"}}'`, url, d.cfg.APIKey.Reveal()),
-		Key:  d.cfg.APIKey.Reveal(),
-	}
-	if d.imitated {
-		lines.Model = imitationNote
-	}
+	lines := d.lines(url)
 	page := demo.Handler(lines)
 	g, ctx := errgroup.WithContext(ctx)
 	var backends []backend

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"time"
 
+	"forgewire/handlers/demo"
 	"forgewire/infra/config"
 	"forgewire/infra/fakellm"
 )
@@ -30,4 +31,17 @@ func startImitation() (*fakellm.Server, error) {
 		return nil, fmt.Errorf("start the model that imitates: %w", err)
 	}
 	return model, nil
+}
+
+// lines are what the page shows besides messages, and what it asks the model with.
+func (d *devCluster) lines(url string) demo.Config {
+	lines := demo.Config{
+		PSQL: fmt.Sprintf(`psql '%s' -c "SELECT forgewire.publish('room:1', '{\"text\":\"hello from psql\"}')"`, d.stack.Postgres.URL()),
+		Curl: fmt.Sprintf(`curl %s/api/publish -H 'X-API-Key: %s' -d '{"channel":"room:1","data":{"text":"hello from curl"}}'`, url, d.cfg.APIKey.Reveal()),
+		Key:  d.cfg.APIKey.Reveal(),
+	}
+	if d.imitated {
+		lines.Model = imitationNote
+	}
+	return lines
 }

@@ -53,6 +53,29 @@ const recorded = async (question) => {
 
 try {
   await page.goto(process.env.URL);
+  await until('the page says that the model imitates', async () =>
+    (await page.locator('#model-note').innerText()).includes('set FORGEWIRE_UPSTREAM_URL') && (await page.locator('#model').inputValue()) === 'imitation');
+  const first = `Why is the sky <b>blue</b>, at ${process.env.WIDTH} pixels?`;
+  await ask('a', first);
+  await until('A answers a question that is new', async () => (await badge('a')) === 'miss' && / 3\b/.test(await said('a')));
+  await ask('b', first);
+  await until('B joins what A has under way', async () => (await badge('b')) === 'joined' && !(await whole('a')));
+  await until('both end with the same text, which is the whole', async () =>
+    (await whole('a')) && (await whole('b')) && (await said('a')) === (await said('b')) && (await said('a')) === (await recorded(first)));
+  await until('B says how much time that saved', async () => /^saved \d/.test(await saved('b')));
+
+  const second = `And at night, at ${process.env.WIDTH}?`;
+  await ask('a', second);
+  await until('A answers another question', async () => (await badge('a')) === 'miss' && / 9\b/.test(await said('a')));
+  await page.reload();
+  await until('after a reload in mid-answer it goes on, from where it was', async () =>
+    /^Went on after event \d+/.test(await answer('a').locator('.note').innerText()) && !(await whole('a')));
+  await until('and ends with the whole text', async () => (await whole('a')) && / 99$/.test(await said('a')) && (await said('a')) === (await recorded(second)));
+  await ask('b', second);
+  await until('asked again, it is a hit on B, with the same text', async () =>
+    (await whole('b')) && (await badge('b')) === 'hit' && (await said('b')) === (await said('a')));
+  await until('B says how much time the hit saved: seconds', async () => /^saved \d+\.\d s$/.test(await saved('b')));
+
   await until('both are connected', async () => (await state('a')) === 'up' && (await state('b')) === 'up');
   const here = (replica) => pane(replica).locator('.count').innerText();
   await until('both know that two are here', async () => (await here('a')) === '2' && (await here('b')) === '2');
@@ -80,29 +103,6 @@ try {
   await pane('b').locator('.pad').press('ArrowLeft');
   await until('the arrow keys on B show on A', async () => (await pane('a').locator('.pointer[data-from=B]').count()) === 1);
 
-  await until('the page says that the model imitates', async () =>
-    (await page.locator('#model-note').innerText()).includes('set FORGEWIRE_UPSTREAM_URL') && (await page.locator('#model').inputValue()) === 'imitation');
-  const first = `Why is the sky <b>blue</b>? ${Date.now()}`;
-  await ask('a', first);
-  await until('A answers a question that is new', async () => (await badge('a')) === 'miss' && / 3\b/.test(await said('a')));
-  await ask('b', first);
-  await until('B joins what A has under way', async () => (await badge('b')) === 'joined' && !(await whole('a')));
-  await until('both end with the same text, which is the whole', async () =>
-    (await whole('a')) && (await whole('b')) && (await said('a')) === (await said('b')) && (await said('a')) === (await recorded(first)));
-  await until('B says how much time that saved', async () => /^saved \d/.test(await saved('b')));
-
-  const second = `And at night? ${Date.now()}`;
-  await ask('a', second);
-  await until('A answers another question', async () => (await badge('a')) === 'miss' && / 9\b/.test(await said('a')));
-  await page.reload();
-  await until('after a reload in mid-answer it goes on, from where it was', async () =>
-    /^Went on after event \d+/.test(await answer('a').locator('.note').innerText()) && !(await whole('a')));
-  await until('and ends with the whole text', async () => (await whole('a')) && / 99$/.test(await said('a')) && (await said('a')) === (await recorded(second)));
-  await ask('b', second);
-  await until('asked again, it is a hit on B, with the same text', async () =>
-    (await whole('b')) && (await badge('b')) === 'hit' && (await said('b')) === (await said('a')));
-  await until('B says how much time the hit saved: seconds', async () => /^saved \d+\.\d s$/.test(await saved('b')));
-  await until('both panes are back', async () => (await state('a')) === 'up' && (await state('b')) === 'up');
   if (process.env.SHOT) await page.screenshot({ path: process.env.SHOT, fullPage: true });
 
   await page.reload();

@@ -18,6 +18,7 @@ export class Answer {
   #parts;
   #work = null; // ends what is under way
   #state = null; // what survives a reload
+  #frame = null; // in which it is shown next
 
   constructor(replica, key) {
     this.#replica = replica;
@@ -149,7 +150,7 @@ export class Answer {
       if (text !== '') state.first ??= now() - state.asked;
       state.text += text;
       if (id !== null) state.last = id;
-      this.#show();
+      this.#showSoon();
     }
     throw new Error('The stream broke off.');
   }
@@ -174,7 +175,13 @@ export class Answer {
     }
   }
 
+  // A hit's tokens come all at once, and are shown so.
+  #showSoon() {
+    this.#frame ??= requestAnimationFrame(() => this.#show());
+  }
+
   #show() {
+    this.#frame = null;
     const { badge, first, whole, saved, said, note, problem } = this.#parts;
     const state = this.#state;
     this.element.dataset.state = !state ? 'idle' : state.problem ? 'failed' : state.ended ? 'whole' : 'coming';
@@ -190,7 +197,7 @@ export class Answer {
     const atEnd = said.scrollHeight - said.scrollTop - said.clientHeight < 40;
     said.textContent = state.text;
     if (atEnd) said.scrollTop = said.scrollHeight;
-    note.textContent = [state.age === null ? '' : `This answer is ${duration(state.age * 1000)} old.`, state.note].join(' ').trim();
+    note.textContent = [state.age === null ? '' : `From the cache, ${state.age} s old.`, state.note].join(' ').trim();
     problem.textContent = state.problem;
   }
 }

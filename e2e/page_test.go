@@ -28,9 +28,9 @@ func TestPage(t *testing.T) {
 	}
 	url, key := startDev(t)
 	for _, width := range []int{1280, 390} {
-		out := node(t, "node/page.mjs", "URL="+url, "API_KEY="+key, "CHROMIUM="+chromium, "WIDTH="+strconv.Itoa(width))
-		if n := strings.Count(out, "ok   "); n != 13 {
-			t.Errorf("at %d pixels %d of 13 are ok:\n%s", width, n, out)
+		out := node(t, "node/page.mjs", "URL="+url, "API_KEY="+key, "CHROMIUM="+chromium, "WIDTH="+strconv.Itoa(width), "SHOT="+os.Getenv("SHOT_"+strconv.Itoa(width)))
+		if n := strings.Count(out, "ok   "); n != 23 {
+			t.Errorf("at %d pixels %d of 23 are ok:\n%s", width, n, out)
 		}
 	}
 }
@@ -40,7 +40,8 @@ func startDev(t *testing.T) (url, key string) {
 	t.Helper()
 	cmd := exec.Command(forgewire(t), "dev", "--ephemeral")
 	cmd.Dir = t.TempDir()
-	cmd.Env = append(os.Environ(), "PORT="+strconv.Itoa(freePort(t)))
+	cmd.Env = append(os.Environ(), "PORT="+strconv.Itoa(freePort(t)),
+		"FORGEWIRE_UPSTREAM_URL=", "FORGEWIRE_UPSTREAM_KEY=", "FORGEWIRE_UPSTREAMS=") // it brings its own model
 	var out, errs logBuffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	endWithUs(cmd)
@@ -85,5 +86,8 @@ func startDev(t *testing.T) (url, key string) {
 		}
 		return ""
 	})
+	if !strings.Contains(out.String(), "a model that imitates") {
+		t.Errorf("the summary does not say that the model imitates:\n%s", out.String())
+	}
 	return url, key
 }

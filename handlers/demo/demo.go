@@ -23,8 +23,10 @@ const policy = "default-src 'self'; connect-src 'self' ws: wss:; object-src 'non
 
 // Config is what the page shows besides messages.
 type Config struct {
-	PSQL string `json:"psql"` // a command that publishes through psql
-	Curl string `json:"curl"` // a command that publishes over HTTP
+	PSQL  string `json:"psql"`  // a command that publishes through psql
+	Curl  string `json:"curl"`  // a command that publishes over HTTP
+	Key   string `json:"key"`   // what the prompt box asks with; "" for none
+	Model string `json:"model"` // what is to be known of the model that it asks; "" for nothing
 }
 
 // Handler serves the page at "/", its files below "/demo/", and cfg as

@@ -1,7 +1,8 @@
 // Package demo is the page that `forgewire dev` shows at "/": two panes, each
 // connected to one replica, that show a message crossing from one to the other,
-// a connection that is cut and resumes without loss, and the lines to publish
-// from outside.
+// a connection that is cut and resumes without loss, a prompt box that asks a
+// model through both and shows what the cache did, and the lines to publish from
+// outside.
 //
 // The page is embedded as it is written: there is no build step. It uses the
 // published browser bundle of the centrifuge client, unchanged; its version is in

@@ -64,6 +64,7 @@ type Node struct {
 	presence  *presence
 	surveys   *surveys
 	stats     stats
+	watched   chan struct{} // capacity 1; see Watched
 	sessions  sessions
 	relay     *relay
 	past      past
@@ -98,7 +99,7 @@ func New(cfg Config) (*Node, error) {
 		return nil, errors.New("realtime: every limit must be positive")
 	}
 	n := &Node{cfg: cfg, logger: cfg.Logger, log: NewLog(cfg.Pool), hub: newHub(), health: newHealth(cfg.Pool),
-		id: uuid.NewString(), started: time.Now(), draining: make(chan struct{}), hearers: map[string][]func([]byte){}}
+		id: uuid.NewString(), started: time.Now(), draining: make(chan struct{}), watched: make(chan struct{}, 1), hearers: map[string][]func([]byte){}}
 	n.past = n.log
 	n.hub.tail.age = cfg.RetentionAge
 	if err := n.guard(); err != nil {
@@ -257,6 +258,9 @@ func (n *Node) Ready(ctx context.Context) error {
 func (n *Node) Check(m *Message) error {
 	if err := check(m, n.cfg.MaxPublicationBytes); err != nil {
 		return err
+	}
+	if namespaceOf(m.Channel) == OperatorNamespace {
+		return errOperatorsOnly
 	}
 	m.ephemeral = m.ephemeral || n.cfg.Namespaces.of(m.Channel).Ephemeral
 	if m.ephemeral && m.Key != "" {

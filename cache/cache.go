@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+
+	"forgewire/infra/monitor"
 )
 
 // Cache is the cache of one replica. All methods may be called at any time, also
@@ -70,6 +72,7 @@ func (c *Cache) look(ctx context.Context, name string) (Entry, bool) {
 	if found, ok := c.local.get(name, now); ok {
 		return found.entry(Local, now), true
 	}
+	defer monitor.Span(ctx, monitor.Cache).End()
 	if c.remote == nil {
 		return Entry{}, false
 	}

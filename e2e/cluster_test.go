@@ -80,6 +80,8 @@ type replica struct {
 	addr string
 	env  []string
 	log  *logBuffer
+	// command starts it in another way than usual; nil for that.
+	command []string
 
 	binary string // "": the one of all tests
 
@@ -133,6 +135,9 @@ func (r *replica) start() {
 		binary = forgewire(r.t)
 	}
 	cmd := exec.Command(binary, "serve", "--migrate")
+	if r.command != nil {
+		cmd = exec.Command(r.command[0], r.command[1:]...)
+	}
 	cmd.Env, cmd.Stdout, cmd.Stderr = r.env, r.log, r.log
 	endWithUs(cmd)
 	if err := cmd.Start(); err != nil {

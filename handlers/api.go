@@ -44,6 +44,9 @@ func (s *server) body(w http.ResponseWriter, r *http.Request) ([]byte, bool) {
 	case errors.As(err, &tooLarge):
 		s.fail(w, r, http.StatusRequestEntityTooLarge, realtime.ErrLimitExceeded.With(fmt.Sprintf("the request is larger than %d bytes", s.maxBody)))
 		return nil, false
+	case errors.Is(err, errMemory):
+		s.fail(w, r, http.StatusServiceUnavailable, errShedding)
+		return nil, false
 	case err != nil:
 		s.fail(w, r, http.StatusBadRequest, realtime.ErrBadRequest.With("the request's body could not be read"))
 		return nil, false

@@ -16,12 +16,14 @@ import (
 
 	"github.com/coder/websocket"
 	"github.com/go-chi/chi/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/santhosh-tekuri/jsonschema/v6"
 
 	"forgewire/db"
 	"forgewire/db/dbtest"
 	"forgewire/handlers"
 	"forgewire/handlers/access"
+	"forgewire/infra/monitor"
 	"forgewire/realtime"
 )
 
@@ -53,7 +55,7 @@ func newCluster(t *testing.T, change func(*handlers.Config)) *cluster {
 		ended := make(chan error, 1)
 		go func() { ended <- node.Run(ctx) }()
 		gate := must(access.New(access.Config{Pool: pool, Logger: logger, ServerKey: apiKey, Retention: 24 * time.Hour, Flush: time.Second}))
-		cfg := handlers.Config{Node: node, Gate: gate, Logger: logger, APIKey: apiKey, MaxPublicationBytes: 1 << 20, Version: "test"}
+		cfg := handlers.Config{Monitor: monitor.New(), Pools: map[string]*pgxpool.Pool{"requests": pool}, Node: node, Gate: gate, Logger: logger, APIKey: apiKey, MaxPublicationBytes: 1 << 20, Version: "test"}
 		if change != nil {
 			change(&cfg)
 		}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net/http"
 
+	"forgewire/db"
 	"forgewire/realtime"
 )
 
@@ -14,6 +15,7 @@ var (
 	unauthorized = &realtime.Error{Code: 101, Message: "unauthorized: send the API key in the X-API-Key header"}
 	apiDisabled  = &realtime.Error{Code: 103, Message: "the server API is disabled: FORGEWIRE_API_KEY is none"}
 	notFound     = &realtime.Error{Code: 104, Message: "there is nothing at this path"}
+	errBusy      = &realtime.Error{Code: 111, Message: "the database is busy, try again soon", Temporary: true}
 	wrongMethod  = &realtime.Error{Code: 104, Message: "this path does not take this method"}
 )
 
@@ -41,6 +43,9 @@ func (s *server) errorFor(ctx context.Context, err error) *realtime.Error {
 	var e *realtime.Error
 	if errors.As(err, &e) {
 		return e
+	}
+	if errors.Is(err, db.ErrBusy) { // counted by the pool; a line for each would be one more load
+		return errBusy
 	}
 	s.logger.WarnContext(ctx, "a call of the server API failed", "error", err)
 	return realtime.ErrInternal

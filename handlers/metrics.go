@@ -51,11 +51,12 @@ type nodeCollector struct {
 	node *realtime.Node
 }
 
-// Metrics serves a node's figures, and the process's, to Prometheus. Whoever mounts it decides who may see
-// them.
-func Metrics(node *realtime.Node) http.Handler {
+// Metrics serves a replica's figures, and the process's, to Prometheus. Whoever mounts it decides who may see
+// them. Monitor must be the same that Routes has.
+func Metrics(cfg Config) http.Handler {
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(nodeCollector{node}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	registry.MustRegister(nodeCollector{cfg.Node}, systemCollector{cfg.Monitor, cfg.Pools, cfg.Memory},
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return promhttp.HandlerFor(registry, promhttp.HandlerOpts{})
 }
 

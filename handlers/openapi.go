@@ -44,6 +44,7 @@ func paths() []path {
 		{post, "/emulation", "Further commands of a client that has one of those two.", emulation, asStream("text/plain"), true},
 		{get, "/v1/channels/{channel}/events", "A channel as plain server-sent events, resumed by Last-Event-ID.", nil, asStream("text/event-stream"), true},
 		{get, "/metrics", "The replica's figures for Prometheus. Not here if they have a port of their own.", nil, asText(), false},
+		{get, "/v1/stats", "The figures of the replica that answers or, with scope=cluster, of all: requests by route, slow ones, pools, memory, realtime.", nil, asJSON(schemaOf(reflect.TypeFor[statsResult](), false)), false},
 		{get, "/api/stats", "The figures of the replica that answers.", nil, asJSON(stats), false},
 		{get, "/api/openapi.json", "This document.", nil, asJSON(object{"type": "object"}), true},
 	}

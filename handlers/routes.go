@@ -7,9 +7,13 @@ import (
 	"net/http"
 
 	"github.com/go-chi/chi/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"forgewire/cache/llm"
 	"forgewire/handlers/access"
+	"forgewire/infra/memory"
+	"forgewire/infra/monitor"
+	"forgewire/infra/tracing"
 	"forgewire/realtime"
 )
 
@@ -21,10 +25,14 @@ type Config struct {
 	Logger              *slog.Logger
 	APIKey              string // "" disables the server API
 	MaxPublicationBytes int
-	Version             string       // of the binary
-	MetricsElsewhere    bool         // Metrics is served on a port of its own
-	Home                http.Handler // what "/" shows; nil for nothing
-	ClientIPHeader      string       // the header in which the platform's proxy says who connects; "" for none
+	Monitor             *monitor.Monitor
+	Pools               map[string]*pgxpool.Pool // by name, for the figures
+	Memory              *memory.Governor         // nil for none
+	Tracing             *tracing.Tracing         // nil for none
+	Version             string                   // of the binary
+	MetricsElsewhere    bool                     // Metrics is served on a port of its own
+	Home                http.Handler             // what "/" shows; nil for nothing
+	ClientIPHeader      string                   // the header in which the platform's proxy says who connects; "" for none
 }
 
 // server holds what the handlers share. It is fixed once Routes has made it.
@@ -34,6 +42,9 @@ type server struct {
 	keyHash [sha256.Size]byte
 	hasKey  bool
 	maxBody int64
+	monitor *monitor.Monitor
+	pools   map[string]*pgxpool.Pool
+	memory  *memory.Governor
 	version string
 	methods []method // of the server API, but for batch
 	// document is the OpenAPI document.
@@ -42,8 +53,8 @@ type server struct {
 
 // Routes returns the handler of everything that a replica serves.
 func Routes(cfg Config) (http.Handler, error) {
-	if cfg.Node == nil || cfg.Gate == nil || cfg.Logger == nil {
-		return nil, errors.New("handlers: Node, Gate and Logger are required")
+	if cfg.Node == nil || cfg.Gate == nil || cfg.Logger == nil || cfg.Monitor == nil {
+		return nil, errors.New("handlers: Node, Gate, Logger and Monitor are required")
 	}
 	s := &server{
 		node:    cfg.Node,
@@ -51,12 +62,16 @@ func Routes(cfg Config) (http.Handler, error) {
 		keyHash: sha256.Sum256([]byte(cfg.APIKey)),
 		hasKey:  cfg.APIKey != "",
 		maxBody: int64(max(maxBatchBytes, cfg.MaxPublicationBytes+maxEnvelopeBytes)),
+		monitor: cfg.Monitor,
+		pools:   cfg.Pools,
+		memory:  cfg.Memory,
 		version: cfg.Version,
 	}
+	s.node.OnGather(s.answerGather)
 	s.methods = methods(s)
 	s.document = document(cfg.Version, s.methods)
 	r := chi.NewRouter()
-	r.Use(s.requestID, s.recover, s.use)
+	r.Use(s.observe, cfg.Tracing.Middleware, s.requestID, s.recover, s.use)
 	if cfg.ClientIPHeader != "" {
 		r.Use(clientIP(cfg.ClientIPHeader))
 	}
@@ -66,18 +81,19 @@ func Routes(cfg Config) (http.Handler, error) {
 	r.Get("/livez", s.live)
 	r.Get("/readyz", s.ready)
 	r.Get("/connection/websocket", s.node.ServeWebSocket)
-	r.Get("/connection/sse", s.node.ServeSSE)
-	r.Post("/connection/sse", s.node.ServeSSE)
-	r.Post("/connection/http_stream", s.node.ServeHTTPStream)
+	r.Get("/connection/sse", s.observeStream(s.node.ServeSSE))
+	r.Post("/connection/sse", s.observeStream(s.node.ServeSSE))
+	r.Post("/connection/http_stream", s.observeStream(s.node.ServeHTTPStream))
 	r.Post("/emulation", s.node.ServeEmulation)
-	r.Get("/v1/channels/{channel}/events", s.events)
+	r.Get("/v1/channels/{channel}/events", s.observeStream(s.events))
 	for _, path := range []string{"/connection/sse", "/connection/http_stream", "/emulation", "/v1/channels/{channel}/events"} {
 		r.Options(path, s.node.ServePreflight)
 	}
 	if !cfg.MetricsElsewhere {
-		r.With(s.authorize).Method(http.MethodGet, "/metrics", Metrics(cfg.Node))
+		r.With(s.authorize).Method(http.MethodGet, "/metrics", Metrics(cfg))
 	}
 
+	r.With(s.authorize).Get("/v1/stats", s.v1Stats)
 	r.Group(func(r chi.Router) {
 		r.Use(cfg.Gate.Authenticate)
 		r.Get("/v1/runs", cfg.Gate.ListRuns)
@@ -90,16 +106,23 @@ func Routes(cfg Config) (http.Handler, error) {
 
 	// The document has no secrets, and tools fetch it without headers.
 	r.Get("/api/openapi.json", s.openAPI)
-	r.Route("/api", func(r chi.Router) {
-		r.Use(s.authorize)
-		for _, m := range s.methods {
-			r.Post("/"+m.name, s.handle(m))
-		}
-		r.Post("/batch", s.batch)
-		r.Get("/stats", s.stats)
-	})
+	r.Route("/api", s.apiRoutes)
 	if cfg.Home != nil {
 		r.Handle("/*", cfg.Home)
 	}
 	return r, nil
+}
+
+// apiRoutes are the server API.
+func (s *server) apiRoutes(r chi.Router) {
+	r.Use(s.authorize, s.weigh)
+	for _, m := range s.methods {
+		if m.name == "history" {
+			r.With(s.shed).Post("/"+m.name, s.handle(m))
+			continue
+		}
+		r.Post("/"+m.name, s.handle(m))
+	}
+	r.Post("/batch", s.batch)
+	r.Get("/stats", s.stats)
 }

@@ -79,7 +79,7 @@ func newClient(n *Node, out transport, f format) *client {
 // send hands a frame to the connection. A client that is too slow to take it is disconnected: it resumes
 // from its position, so it loses nothing, and nobody else waits.
 func (c *client) send(frame []byte) {
-	if errors.Is(c.out.send(frame, maxPending), errSlow) {
+	if errors.Is(c.out.send(frame, c.node.pendingLimit()), errSlow) {
 		c.disconnect(disconnectSlow)
 	}
 }
@@ -103,10 +103,9 @@ func (c *client) disconnect(d *Disconnect) {
 var buffers = sync.Pool{New: func() any { return new(bytes.Buffer) }}
 
 // read handles what the client sends until the connection ends. Its stack stays small: decoding, which
-// would grow it for good, runs on a goroutine of its own that lasts as long as the frame's commands, and
-// read waits for it, so that commands keep their order and a client that floods waits for itself.
+// would grow it for good, is a worker's, and read waits for it, so that commands keep their order and a client
+// that floods waits for itself.
 func (c *client) read(ctx context.Context, ws *websocket.Conn) {
-	done := make(chan *Disconnect)
 	for limited := true; ; {
 		kind, r, err := ws.Reader(context.Background()) // no deadline: a timer a message costs more than the message
 		if err != nil {
@@ -128,8 +127,7 @@ func (c *client) read(ctx context.Context, ws *websocket.Conn) {
 			buffers.Put(b)
 			continue
 		}
-		go func() { done <- c.handleFrame(ctx, kind, b.Bytes()) }()
-		d := <-done
+		d := c.node.workers.handle(ctx, c, kind, b.Bytes())
 		if b.Cap() < 64<<10 {
 			buffers.Put(b)
 		}

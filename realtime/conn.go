@@ -4,8 +4,10 @@ import (
 	"bufio"
 	"bytes"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -187,10 +189,18 @@ func (c *conn) disconnect(d *Disconnect) bool {
 	return true
 }
 
-// hijacker hands websocket.Accept our conn and small buffers instead of net/http's 4 KiB ones.
+// hijacker hands websocket.Accept our conn and small buffers instead of net/http's 4 KiB ones. It also answers the
+// handshake itself, in one write: net/http would do so at the end of a deep stack, which grows for nothing else.
 type hijacker struct {
 	http.ResponseWriter
 	conn *conn
+}
+
+// WriteHeader leaves the answer to a handshake that is accepted to Hijack, which is called next.
+func (h *hijacker) WriteHeader(status int) {
+	if status != http.StatusSwitchingProtocols {
+		h.ResponseWriter.WriteHeader(status)
+	}
 }
 
 func (h *hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
@@ -204,5 +214,23 @@ func (h *hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 		b, _ := brw.Peek(n) // what is buffered can be peeked at
 		h.conn.head = bytes.Clone(b)
 	}
-	return h.conn, bufio.NewReadWriter(bufio.NewReaderSize(h.conn, 256), bufio.NewWriterSize(h.conn, 128)), nil
+	if _, err = c.Write(switching(h.Header())); err != nil { // it fits into the empty socket
+		_ = c.Close()
+		return nil, nil, fmt.Errorf("answer the handshake: %w", err)
+	}
+	return h.conn, bufio.NewReadWriter(bufio.NewReaderSize(h.conn, 128), bufio.NewWriterSize(h.conn, 128)), nil
+}
+
+// switching is the answer to a handshake.
+func switching(header http.Header) []byte {
+	b := append(make([]byte, 0, 512), "HTTP/1.1 101 Switching Protocols\r\n"...)
+	for name, values := range header {
+		for _, v := range values {
+			if strings.ContainsAny(v, "\r\n") {
+				continue // nothing of ours has them
+			}
+			b = append(append(append(append(b, name...), ": "...), v...), "\r\n"...)
+		}
+	}
+	return append(b, "\r\n"...)
 }

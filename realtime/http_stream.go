@@ -91,7 +91,7 @@ func (n *Node) serveStream(w http.ResponseWriter, r *http.Request, f format, beg
 	}
 	defer leave()
 	defer n.hub.count.Add(-1)
-	if n.hub.count.Add(1) > int64(n.cfg.MaxConnections) {
+	if n.full(n.hub.count.Add(1)) {
 		n.stats.disconnects.add(disconnectLimit)
 		refuseStream(w, r, f, http.StatusServiceUnavailable, ErrLimitExceeded.With("too many connections"))
 		return

@@ -17,11 +17,14 @@ type Position struct {
 
 // Log is the ordered log in one PostgreSQL database. It is safe for concurrent use.
 type Log struct {
-	pool *pgxpool.Pool
+	pool  *pgxpool.Pool
+	turns chan struct{} // see turn
 }
 
 // NewLog returns the log that lives in pool's database.
-func NewLog(pool *pgxpool.Pool) *Log { return &Log{pool: pool} }
+func NewLog(pool *pgxpool.Pool) *Log {
+	return &Log{pool: pool, turns: make(chan struct{}, maxTurns)}
+}
 
 // querier is a connection, the pool, or a transaction.
 type querier interface {

@@ -8,12 +8,14 @@ import (
 	"net/http"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/coder/websocket"
 	"github.com/google/uuid"
 	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -25,11 +27,14 @@ const maintainEvery = time.Minute
 
 // Config says how a Node works. All of it is fixed once New has it.
 type Config struct {
-	Pool      *pgxpool.Pool
-	ListenURL string // the server itself, not a pooler in transaction mode
-	Logger    *slog.Logger
-	Name      string // of this replica, for people
-	Version   string // told to clients
+	Pool *pgxpool.Pool
+	// PublishPool is a small pool for the publisher, presence and the like, so that they wait behind no query;
+	// nil: Pool.
+	PublishPool *pgxpool.Pool
+	ListenURL   string // the server itself, not a pooler in transaction mode
+	Logger      *slog.Logger
+	Name        string // of this replica, for people
+	Version     string // told to clients
 
 	Tokens              TokenConfig
 	AllowAnonymous      bool
@@ -48,6 +53,7 @@ type Config struct {
 	RetentionBytes      int64
 	MaxConnectionAge    time.Duration // by which a client is told to reconnect; 0: never
 	IdleRelease         time.Duration // of not being used, after which the database is left alone; 0: never
+	Shedding            func() bool   // no connection is accepted while it says so; nil for never
 	ShutdownTimeout     time.Duration // in which all clients are told to reconnect elsewhere
 }
 
@@ -63,6 +69,8 @@ type Node struct {
 	drainer   *drainer
 	presence  *presence
 	surveys   *surveys
+	pending   atomic.Int64 // see ShrinkBuffers
+	gather    atomic.Pointer[func() []byte]
 	stats     stats
 	watched   chan struct{} // capacity 1; see Watched
 	sessions  sessions
@@ -85,6 +93,7 @@ type Node struct {
 	life    context.Context // of the connections: ends after they were told to go
 	endLife context.CancelFunc
 	clients sync.WaitGroup
+	workers workers
 
 	accepting sync.RWMutex  // held while a connection is counted, so that none is after draining
 	draining  chan struct{} // closed when no connection is accepted any more
@@ -98,7 +107,10 @@ func New(cfg Config) (*Node, error) {
 	if cfg.MaxConnections <= 0 || cfg.MaxPublicationBytes <= 0 || cfg.RetentionAge <= 0 || cfg.RetentionBytes <= 0 || cfg.ShutdownTimeout <= 0 {
 		return nil, errors.New("realtime: every limit must be positive")
 	}
-	n := &Node{cfg: cfg, logger: cfg.Logger, log: NewLog(cfg.Pool), hub: newHub(), health: newHealth(cfg.Pool),
+	if cfg.PublishPool == nil {
+		cfg.PublishPool = cfg.Pool
+	}
+	n := &Node{cfg: cfg, logger: cfg.Logger, log: NewLog(cfg.Pool), hub: newHub(), health: newHealth(cfg.PublishPool),
 		id: uuid.NewString(), started: time.Now(), draining: make(chan struct{}), watched: make(chan struct{}, 1), hearers: map[string][]func([]byte){}}
 	n.past = n.log
 	n.hub.tail.age = cfg.RetentionAge
@@ -108,11 +120,11 @@ func New(cfg Config) (*Node, error) {
 	if err := n.reachOut(); err != nil {
 		return nil, err
 	}
-	n.publisher = NewPublisher(n.log)
-	n.relay = newRelay(cfg.Pool)
+	n.publisher = NewPublisher(NewLog(cfg.PublishPool))
+	n.relay = newRelay(cfg.PublishPool)
 	n.publisher.stats.arrivals = &n.hub.arrivals
 	n.drainer = newDrainer(cfg.ListenURL, n.logger)
-	n.presence = newPresence(cfg.Pool, n.logger, n.id, cfg.Name, func() bool { return n.hub.count.Load() > 0 },
+	n.presence = newPresence(cfg.PublishPool, n.logger, n.id, cfg.Name, func() bool { return n.hub.count.Load() > 0 },
 		func(channel string) bool { return cfg.Namespaces.of(channel).JoinLeave })
 	n.surveys = newSurveys()
 	n.rest = newRest(cfg.IdleRelease, func() bool { return n.hub.count.Load() > 0 || n.drainer.busy.Load() })
@@ -120,6 +132,7 @@ func New(cfg Config) (*Node, error) {
 		relearn: n.relearn, rest: n.rest, letGo: n.letGo, doubted: make(chan struct{}, 1)}
 	n.listener.follower = &follower{log: n.listener, out: n.hub}
 	n.life, n.endLife = context.WithCancel(context.Background())
+	n.workers.frames = make(chan *received)
 	return n, nil
 }
 
@@ -187,6 +200,7 @@ func (n *Node) Run(ctx context.Context) error {
 	feeds.Go(func() error { return n.presence.run(feed) })
 	feeds.Go(func() error { return n.answerSurveys(feed) })
 	feeds.Go(func() error { return n.maintain(feed) })
+	feeds.Go(func() error { return n.returnMemory(feed) })
 	feeds.Go(func() error { return n.webhooks.run(feed) })
 
 	<-ctx.Done()
@@ -199,6 +213,7 @@ func (n *Node) Run(ctx context.Context) error {
 	stopHub()
 	n.endLife()
 	n.clients.Wait()
+	n.workers.group.Wait()
 	n.hooks.close()
 	return errors.Join(err, shards.Wait())
 }
@@ -233,6 +248,7 @@ func (n *Node) maintain(ctx context.Context) error {
 func (n *Node) letGo() {
 	n.drainer.letGo()
 	n.cfg.Pool.Reset()
+	n.cfg.PublishPool.Reset()
 }
 
 // Use keeps this replica from resting until done is called, and wakes it: whoever needs the database, but for a
@@ -279,6 +295,9 @@ func (n *Node) Publish(ctx context.Context, messages ...Message) ([]Message, err
 		if err := n.Check(&messages[i]); err != nil {
 			return nil, err
 		}
+	}
+	if trace.SpanFromContext(ctx).IsRecording() && len(messages) > 0 {
+		return n.publishTraced(ctx, messages)
 	}
 	return n.publisher.Publish(ctx, messages...)
 }
@@ -391,7 +410,7 @@ func (n *Node) ServeWebSocket(w http.ResponseWriter, r *http.Request) {
 	}
 	c = newClient(n, hj.conn, f)
 	c.headers = n.hooks.keep(r.Header, false)
-	if n.hub.count.Add(1) > int64(n.cfg.MaxConnections) {
+	if n.full(n.hub.count.Add(1)) {
 		c.disconnect(disconnectLimit)
 	}
 	n.join(c)

@@ -40,6 +40,11 @@ func (k kept) notBefore() *time.Time {
 // It is one statement: its snapshot is taken when it has its lock on the table, so what it finds not retired
 // cannot have been dropped under it. Rows that will not be sent do not leave the server.
 func (l *Log) recover(ctx context.Context, channel string, since Position, upto uint64, k kept) ([]*Message, error) {
+	done, err := l.turn(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
 	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
 	limit := MaxRecovered
@@ -87,6 +92,11 @@ func (l *Log) recover(ctx context.Context, channel string, since Position, upto 
 
 // latest returns the channel's newest message up to upto, or nil.
 func (l *Log) latest(ctx context.Context, channel string, upto uint64, k kept) (*Message, error) {
+	done, err := l.turn(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
 	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
 	rows, err := l.pool.Query(ctx, `SELECT seq, channel, data, coalesce(meta, ''), published_at FROM forgewire.messages

@@ -34,7 +34,7 @@ func TestRest(t *testing.T) {
 	r := newTestReplica(t, u, func(c *Config) {
 		c.IdleRelease = 100 * time.Millisecond
 		c.Pool.Close()
-		c.Pool = must(db.NewPool(context.Background(), db.PoolConfig{URL: u, KeepNone: true}))
+		c.Pool = must(db.NewPool(context.Background(), db.PoolConfig{URL: u}))
 		t.Cleanup(c.Pool.Close)
 	})
 	const within = 20 * time.Second

@@ -186,6 +186,8 @@ type arrivals struct {
 	offset   atomic.Uint64 // of the flush whose return is measured; 0 for none
 	began    atomic.Int64
 	lag      histogram
+
+	returns returns // of traced publishes
 }
 
 func (a *arrivals) heard() { a.last.Store(time.Now().UnixNano()) }
@@ -206,6 +208,7 @@ func (a *arrivals) delivered(messages []Message) {
 		return
 	}
 	a.at.Store(at)
+	a.returns.delivered(at)
 	if want := a.offset.Load(); want != 0 && at >= want && a.offset.CompareAndSwap(want, 0) {
 		a.lag.observe(time.Since(time.Unix(0, a.began.Load())).Seconds())
 	}

@@ -30,6 +30,7 @@ type question struct {
 const (
 	askInfo     = "info"
 	askChannels = "channels"
+	askGather   = "gather" // see gather.go
 )
 
 // A surveyAnswer comes in parts, the last of which says so.
@@ -41,6 +42,7 @@ type surveyAnswer struct {
 	Info     *NodeInfo      `json:"info,omitempty"`
 	Channels map[string]int `json:"channels,omitempty"`
 	TooMany  bool           `json:"too_many,omitempty"`
+	Gathered []byte         `json:"gathered,omitempty"`
 }
 
 // surveys are the questions under way: those of ours, and those of others that wait for our answer.
@@ -57,6 +59,7 @@ type survey struct {
 	infos    []NodeInfo
 	channels map[string]int
 	tooMany  bool
+	gathered gathered
 	done     chan struct{}
 }
 
@@ -70,16 +73,20 @@ func (n *Node) survey(ctx context.Context, q question) (*survey, error) {
 	q.ID = uuid.NewString()
 	s := &survey{channels: map[string]int{}, done: make(chan struct{})}
 	mine := n.answer(q)
+	mine.Last = true
 	s.add(&mine)
 	var err error
 	if s.awaited, err = n.otherReplicas(ctx); err != nil {
 		return nil, err
 	}
-	if len(s.awaited) == 0 {
+	if len(s.awaited) == 0 && q.What != askGather {
 		return s, nil
 	}
 	n.surveys.mu.Lock()
 	n.surveys.open[q.ID] = s
+	if len(s.awaited) == 0 {
+		close(s.done)
+	}
 	n.surveys.mu.Unlock()
 	defer func() {
 		n.surveys.mu.Lock()
@@ -88,6 +95,9 @@ func (n *Node) survey(ctx context.Context, q question) (*survey, error) {
 	}()
 	if err = n.tell(ctx, control{Op: opAsk, Question: &q}); err != nil {
 		return nil, err
+	}
+	if q.What == askGather {
+		return s, n.gatherAnswers(ctx, q.ID, s)
 	}
 	late := time.NewTimer(surveyTimeout)
 	defer late.Stop()
@@ -124,6 +134,7 @@ func (n *Node) otherReplicas(ctx context.Context) (map[string]string, error) {
 // add takes one part of an answer in.
 func (s *survey) add(a *surveyAnswer) {
 	s.tooMany = s.tooMany || a.TooMany
+	s.gathered.add(a)
 	if a.Info != nil {
 		s.infos = append(s.infos, *a.Info)
 	}
@@ -144,11 +155,12 @@ func (s *surveys) answered(a *surveyAnswer) {
 	if o == nil {
 		return
 	}
-	if _, awaited := o.awaited[a.From]; !awaited {
+	_, awaited := o.awaited[a.From]
+	if !awaited && a.Gathered == nil {
 		return
 	}
 	o.add(a)
-	if a.Last {
+	if a.Last && awaited {
 		if delete(o.awaited, a.From); len(o.awaited) == 0 {
 			close(o.done)
 		}
@@ -161,7 +173,7 @@ func (n *Node) heard(q question) {
 	n.surveys.mu.Lock()
 	_, ours := n.surveys.open[q.ID]
 	n.surveys.mu.Unlock()
-	if ours || !n.presence.leased.Load() {
+	if ours || q.What != askGather && !n.presence.leased.Load() {
 		return
 	}
 	select {
@@ -192,6 +204,8 @@ func (n *Node) answer(q question) surveyAnswer {
 	case askInfo:
 		info := n.Info()
 		a.Info = &info
+	case askGather:
+		a.Gathered = n.gatherMine()
 	case askChannels:
 		a.Channels = map[string]int{}
 		for name, subs := range n.hub.channels() {
@@ -227,6 +241,9 @@ func (n *Node) sendAnswer(ctx context.Context, whole surveyAnswer) error {
 }
 
 func (a surveyAnswer) split() []surveyAnswer {
+	if a.Gathered != nil {
+		return a.splitGathered()
+	}
 	part := surveyAnswer{ID: a.ID, From: a.From, Info: a.Info, TooMany: a.TooMany, Channels: map[string]int{}}
 	var parts []surveyAnswer
 	size := 0

@@ -1,7 +1,6 @@
 package llm
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -170,7 +169,7 @@ func (p *pump) encode(v view, quiet bool) (messages [][]byte, taken int) {
 		}
 	}
 	for _, e := range v.events {
-		text := encodeEvent(e)
+		text := encodeEvent(v.head.Endpoint, e)
 		if len(text) > p.limit/2 {
 			flush()
 			p.parts(e.name, e.data, p.next+taken, add)
@@ -217,19 +216,21 @@ func (p *pump) parts(name string, text []byte, from int, add func(publication)) 
 	}
 }
 
-func encodeEvent(e event) []byte {
-	isObject := len(e.data) > 1 && e.data[0] == '{' && json.Valid(e.data)
-	switch {
-	case isObject && (e.name == "" || typeOf(event{data: e.data}) == e.name):
-		if e.name != "" || !bytes.HasPrefix(e.data, []byte(`{"type":"response.`)) {
-			return e.data
-		}
-		fallthrough // its name would be taken for its type
-	case e.name != "" || isObject:
-		b := append(appendText([]byte{'['}, e.name), ',')
-		return append(appendText(b, string(e.data)), ']')
+// encodeEvent is the inverse of decodeEvent.
+func encodeEvent(e endpoint, ev event) []byte {
+	isObject := len(ev.data) > 1 && ev.data[0] == '{' && json.Valid(ev.data)
+	implied := ""
+	if e == responses && isObject {
+		implied = typeOf(event{data: ev.data})
 	}
-	return appendText(nil, string(e.data))
+	switch {
+	case isObject && ev.name == implied:
+		return ev.data
+	case ev.name != implied:
+		b := append(appendText([]byte{'['}, ev.name), ',')
+		return append(appendText(b, string(ev.data)), ']')
+	}
+	return appendText(nil, string(ev.data))
 }
 
 // appendText appends s as JSON that holds no line break.
@@ -331,8 +332,9 @@ func (c *copier) events(h *flightHead, p *publication) error {
 }
 
 func (c *copier) piece(h *flightHead, p *publication) error {
+	v, _ := c.tape.look(0)
 	switch {
-	case *p.From < c.next || p.Part.At < len(c.part):
+	case *p.From < c.next || p.Part.At < len(c.part) || v.object != nil:
 		return nil // it came twice
 	case p.Part.At > len(c.part):
 		return errHole

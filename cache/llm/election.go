@@ -36,6 +36,7 @@ type elector struct {
 	owner   string
 	waiting chan *candidacy
 	downTil atomic.Int64 // unix ns: elections fail at once until then
+	seen    atomic.Int64 // unix ns: when the database last heard that this replica lives
 	wake    chan struct{}
 	forget  func(key) // takes an answer out of the cache that was purged before it was stored
 
@@ -132,6 +133,7 @@ func (el *elector) round(ctx context.Context, first *candidacy) {
 	}
 	for _, c := range batch {
 		v, ok := verdicts[c.key]
+		v.mine = v.mine && v.id == c.id
 		switch {
 		case err != nil:
 			v = verdict{err: err}
@@ -144,26 +146,25 @@ func (el *elector) round(ctx context.Context, first *candidacy) {
 	}
 }
 
-// vote inserts what nobody has, in the order of the keys so that two replicas cannot wait for each other, and
-// reads who has the rest.
+// vote inserts what nobody has, in the order of the keys so that two replicas cannot wait for each other. Who has the
+// rest is a second question, which only they wait for.
 func (el *elector) vote(ctx context.Context, batch []*candidacy) (map[key]verdict, error) {
 	keys, ids, tenants := make([][]byte, len(batch)), make([]string, len(batch)), make([]string, len(batch))
 	for i, c := range batch {
 		keys[i], ids[i], tenants[i] = c.key[:], c.id, c.tenant
 	}
 	b := &pgx.Batch{}
-	b.Queue(sqlSeen, el.owner)
-	b.Queue(`INSERT INTO forgewire.flights (key, id, tenant, owner) SELECT k, i, t, $4 FROM unnest($1::bytea[], $2::text[], $3::text[]) AS c(k, i, t)
-		ORDER BY k ON CONFLICT (key) DO NOTHING`, keys, ids, tenants, el.owner)
+	if now := time.Now(); now.Sub(time.Unix(0, el.seen.Load())) > beat {
+		b.Queue(sqlSeen, el.owner)
+		el.seen.Store(now.UnixNano())
+	}
 	verdicts := map[key]verdict{}
-	b.Queue(`SELECT key, id, owner = $2, attempt, purged, landed IS NOT NULL, coalesce(extract(epoch FROM clock_timestamp() - landed), 0)::float8
-		FROM forgewire.flights WHERE key = ANY($1)`, keys, el.owner).Query(func(rows pgx.Rows) error {
+	b.Queue(`INSERT INTO forgewire.flights (key, id, tenant, owner) SELECT k, i, t, $4 FROM unnest($1::bytea[], $2::text[], $3::text[]) AS c(k, i, t)
+		ORDER BY k ON CONFLICT (key) DO NOTHING RETURNING key, id`, keys, ids, tenants, el.owner).Query(func(rows pgx.Rows) error {
 		var k []byte
-		var v verdict
-		var seconds float64
-		_, err := pgx.ForEachRow(rows, []any{&k, &v.id, &v.mine, &v.attempt, &v.purged, &v.landed, &seconds}, func() error {
-			v.age = time.Duration(seconds * float64(time.Second))
-			verdicts[key(k)] = v
+		var id string
+		_, err := pgx.ForEachRow(rows, []any{&k, &id}, func() error {
+			verdicts[key(k)] = verdict{mine: true, id: id, attempt: 1}
 			return nil
 		})
 		return err
@@ -171,14 +172,36 @@ func (el *elector) vote(ctx context.Context, batch []*candidacy) (map[key]verdic
 	if err := el.pool.SendBatch(ctx, b).Close(); err != nil {
 		return nil, fmt.Errorf("elect leaders: %w", err)
 	}
+	var lost [][]byte
 	for _, c := range batch {
-		v := verdicts[c.key]
-		v.mine = v.mine && v.id == c.id && !v.landed
-		if v.id != "" {
-			verdicts[c.key] = v
+		if _, won := verdicts[c.key]; !won {
+			lost = append(lost, c.key[:])
 		}
 	}
-	return verdicts, nil
+	if len(lost) == 0 {
+		return verdicts, nil
+	}
+	return verdicts, el.winners(ctx, lost, verdicts)
+}
+
+// winners reads who has keys.
+func (el *elector) winners(ctx context.Context, keys [][]byte, into map[key]verdict) error {
+	rows, err := el.pool.Query(ctx, `SELECT key, id, attempt, purged, landed IS NOT NULL, coalesce(extract(epoch FROM clock_timestamp() - landed), 0)::float8
+		FROM forgewire.flights WHERE key = ANY($1)`, keys)
+	if err != nil {
+		return fmt.Errorf("read who leads: %w", err)
+	}
+	var k []byte
+	var v verdict
+	var seconds float64
+	if _, err = pgx.ForEachRow(rows, []any{&k, &v.id, &v.attempt, &v.purged, &v.landed, &seconds}, func() error {
+		v.age = time.Duration(seconds * float64(time.Second))
+		into[key(k)] = v
+		return nil
+	}); err != nil {
+		return fmt.Errorf("read who leads: %w", err)
+	}
+	return nil
 }
 
 const sqlSeen = `INSERT INTO forgewire.flight_owners (owner, seen) VALUES ($1, clock_timestamp())

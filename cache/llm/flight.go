@@ -58,6 +58,14 @@ var (
 	errShareOff = errors.New("the flight is not shared")
 )
 
+// landSlack is more than an answer is older than its landing.
+const landSlack = time.Second
+
+// wants says whether an answer of that age, which has landed elsewhere, would be a hit here.
+func (s *Service) wants(req *request, age time.Duration) bool {
+	return req.controls.fresh(age) && age < s.ttl(req.controls.class)
+}
+
 // fly runs a flight from the election to the end.
 func (s *Service) fly(f *flight) {
 	defer close(f.settled)
@@ -73,7 +81,7 @@ func (s *Service) fly(f *flight) {
 	}
 	v := s.elector.elect(f.ctx, f.key, f.first, tenantTag(f.req.caller.Tenant))
 	switch {
-	case v.err != nil, v.purged, v.landed && !f.req.controls.fresh(v.age):
+	case v.err != nil, v.purged, v.landed && !s.wants(f.req, v.age+landSlack):
 		s.lead(f, 0)
 	case v.mine:
 		s.lead(f, v.attempt)
@@ -90,7 +98,7 @@ func (s *Service) follow(f *flight, id string) {
 		s.lead(f, 0)
 		return
 	}
-	defer follower.Close() //nolint:errcheck // it only reads
+	defer follower.Close()
 	c := &copier{tape: f.tape}
 	for {
 		err := s.copy(f.ctx, id, follower, c)

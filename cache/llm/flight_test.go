@@ -23,14 +23,16 @@ func (g gate) open() { close(g) }
 type liveStream struct {
 	resp   *http.Response
 	cancel context.CancelFunc
-	text   chan string // what was read until now, whenever something came
 	body   chan string // all of it, at the end
+
+	mu  sync.Mutex
+	all strings.Builder // what was read until now; guarded by mu
 }
 
 func (r *replica) listen(t testing.TB, body string, headers ...string) *liveStream {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	l := &liveStream{cancel: cancel, text: make(chan string, 1000), body: make(chan string, 1)}
+	l := &liveStream{cancel: cancel, body: make(chan string, 1)}
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		resp, err := r.open(ctx, "POST", "chat/completions", body, headers...)
@@ -40,11 +42,13 @@ func (r *replica) listen(t testing.TB, body string, headers ...string) *liveStre
 		}
 		defer resp.Body.Close()
 		l.resp = resp
-		all, piece := "", make([]byte, 4096)
+		piece := make([]byte, 64<<10)
 		for {
 			n, err := resp.Body.Read(piece)
-			all += string(piece[:n])
-			l.text <- all
+			l.mu.Lock()
+			l.all.Write(piece[:n])
+			all := l.all.String()
+			l.mu.Unlock()
 			if err != nil {
 				l.body <- all
 				return
@@ -58,17 +62,11 @@ func (r *replica) listen(t testing.TB, body string, headers ...string) *liveStre
 // until waits for a text to be among what was read.
 func (l *liveStream) until(t testing.TB, text string) {
 	t.Helper()
-	deadline := time.After(10 * time.Second)
-	for {
-		select {
-		case all := <-l.text:
-			if strings.Contains(all, text) {
-				return
-			}
-		case <-deadline:
-			t.Fatalf("%q never came", text)
-		}
-	}
+	eventually(t, 10*time.Second, text+" comes", func() bool {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		return strings.Contains(l.all.String(), text)
+	})
 }
 
 func (l *liveStream) end(t testing.TB) string {
@@ -272,7 +270,7 @@ func TestResume(t *testing.T) {
 	got := make(chan reply, 8)
 	for _, r := range []*replica{a, b} {
 		go func() {
-			got <- r.do(t, context.Background(), "GET", "responses/"+id+"?stream=true&starting_after=0", "")
+			got <- r.do(context.Background(), t, "GET", "responses/"+id+"?stream=true&starting_after=0", "")
 		}()
 	}
 	g.open()
@@ -289,7 +287,7 @@ func TestResume(t *testing.T) {
 	a.settled(t)
 	for _, r := range []*replica{a, b} {
 		get := func(path string, headers ...string) reply {
-			return r.do(t, context.Background(), "GET", "responses/"+path, "", headers...)
+			return r.do(context.Background(), t, "GET", "responses/"+path, "", headers...)
 		}
 		check(get(id+"?stream=true&starting_after=2"), " delta #1", "id: 3\n")
 		check(get(id+"?stream=true"), whole+" #1", "id: 0\n")
@@ -329,7 +327,7 @@ func TestAResumedStreamEndsWithItsLeader(t *testing.T) {
 	})
 	log.dead.Store(true)
 	a.elector.pool.Close()
-	got := b.do(t, context.Background(), "GET", "responses/"+first.resp.Header.Get("Forgewire-Id")+"?stream=true", "")
+	got := b.do(context.Background(), t, "GET", "responses/"+first.resp.Header.Get("Forgewire-Id")+"?stream=true", "")
 	if !strings.Contains(got.body, "alpha") || !strings.Contains(got.body, "stream_interrupted") {
 		t.Errorf("%+v", got)
 	}

@@ -68,6 +68,7 @@ func (el *elector) beat(ctx context.Context) bool {
 	b := &pgx.Batch{}
 	if busy {
 		b.Queue(sqlSeen, el.owner)
+		el.seen.Store(now.UnixNano())
 	}
 	el.queueLandings(b, landings)
 	if !busy && now.UnixNano()/int64(beat)%int64(sweepEvery/beat) == 0 {

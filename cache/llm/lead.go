@@ -160,7 +160,7 @@ func readObject(f *flight, ans *answer, h flightHead, out *retake) error {
 	}
 	out.begin(h)
 	out.setObject(b)
-	out.finish(flightEnd{Done: true})
+	out.finish(flightEnd{Done: true, Complete: isComplete(f.req.endpoint, n, f.req.choices)})
 	return nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"strconv"
 	"time"
@@ -105,8 +106,8 @@ func (s *Service) find(ctx context.Context, base, id string) (*found, error) {
 		var to struct {
 			ID string `json:"id"`
 		}
-		if json.Unmarshal(messages[0], &to) != nil {
-			return nil, nil
+		if err := json.Unmarshal(messages[0], &to); err != nil {
+			return nil, fmt.Errorf("read where an answer's other id leads: %w", err)
 		}
 		id = to.ID
 	}
@@ -124,7 +125,7 @@ func (t *found) start(ctx context.Context, s *Service) <-chan struct{} {
 		defer close(ended)
 		follower, err := s.cfg.Log.Follow(channelOf(t.id))
 		if err == nil {
-			defer follower.Close() //nolint:errcheck // it only reads
+			defer follower.Close()
 			c := &copier{tape: t.tape}
 			for tries := 0; ; tries++ {
 				err = s.copy(ctx, t.id, follower, c)

@@ -110,6 +110,9 @@ func (rd *reader) headers(v view, contentType string) {
 	h.Set("Content-Type", contentType)
 	h.Set("X-Content-Type-Options", "nosniff")
 	setCacheHeaders(h, rd.how, rd.req, 0, 0)
+	if rd.how == Miss && v.end != nil && v.end.Complete {
+		h.Set("Cache-Status", h.Get("Cache-Status")+"; stored")
+	}
 	if rd.resumable {
 		h.Set(HeaderID, v.id)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net/http"
 	"sync"
 	"time"
 
@@ -27,8 +28,10 @@ type Config struct {
 	TTLs      TTLs
 	// MaxMessageBytes is the largest message that Log takes.
 	MaxMessageBytes int
-	Record          Record        // nil keeps nothing
-	Grace           time.Duration // in which answers under way may end when the replica stops
+	Record          Record // nil keeps nothing
+	// Transport puts something around the transport to upstreams, such as traces; nil for nothing.
+	Transport func(http.RoundTripper) http.RoundTripper
+	Grace     time.Duration // in which answers under way may end when the replica stops
 }
 
 // Bounds of what one replica generates at once.
@@ -73,7 +76,7 @@ func New(cfg Config) (*Service, error) {
 	if cfg.Record == nil {
 		cfg.Record = func(Run) {}
 	}
-	s := &Service{cfg: cfg, client: newClient(cfg.Upstreams), stats: newStatistics(),
+	s := &Service{cfg: cfg, client: newClient(cfg.Upstreams, cfg.Transport), stats: newStatistics(),
 		flights: map[key]*flight{}, byID: map[string]*flight{}}
 	s.elector = newElector(cfg.Pool, uuid.NewString(), func(k key) { cfg.Cache.Delete(s.life, cacheKey(k)) })
 	s.life, s.endLife = context.WithCancelCause(context.Background())

@@ -163,10 +163,9 @@ type replica struct {
 
 // network is what the replicas of a test share.
 type network struct {
-	t    testing.TB
-	url  string
-	log  *memoryLog
-	urls []string
+	t   testing.TB
+	url string
+	log *memoryLog
 }
 
 func newNetwork(t testing.TB) *network {
@@ -258,7 +257,7 @@ type reply struct {
 
 func (r *replica) post(t testing.TB, path, body string, headers ...string) reply {
 	t.Helper()
-	return r.do(t, context.Background(), "POST", path, body, headers...)
+	return r.do(context.Background(), t, "POST", path, body, headers...)
 }
 
 func (r *replica) open(ctx context.Context, method, path, body string, headers ...string) (*http.Response, error) {
@@ -272,7 +271,7 @@ func (r *replica) open(ctx context.Context, method, path, body string, headers .
 	return r.http.Client().Do(req)
 }
 
-func (r *replica) do(t testing.TB, ctx context.Context, method, path, body string, headers ...string) reply {
+func (r *replica) do(ctx context.Context, t testing.TB, method, path, body string, headers ...string) reply {
 	t.Helper()
 	resp, err := r.open(ctx, method, path, body, headers...)
 	if err != nil {

@@ -33,8 +33,10 @@ type flightHead struct {
 
 // flightEnd is how an answer ended.
 type flightEnd struct {
-	Done    bool     `json:"done"`              // it says itself that it is over: nothing was cut off
-	Failure *failure `json:"failure,omitempty"` // nil if there is nothing to add to what came
+	Done bool `json:"done"` // it says itself that it is over: nothing was cut off
+	// Complete says that an answer which came whole may be given to others. Of a stream it is not known at once.
+	Complete bool     `json:"complete,omitempty"`
+	Failure  *failure `json:"failure,omitempty"` // nil if there is nothing to add to what came
 }
 
 // A failure is what is given in place of an answer, or behind the part of it that came.

@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"forgewire/infra/monitor"
 )
 
 // Retries of one upstream, before the next one is asked.
@@ -35,11 +37,13 @@ var (
 type client struct {
 	upstreams Upstreams
 	transport http.RoundTripper
+	closeIdle func()
 	breakers  map[string]*breaker
 }
 
-func newClient(u Upstreams) *client {
-	c := &client{upstreams: u, breakers: map[string]*breaker{}, transport: &http.Transport{
+// newClient makes a client; wrap, if not nil, puts something around its transport.
+func newClient(u Upstreams, wrap func(http.RoundTripper) http.RoundTripper) *client {
+	own := &http.Transport{
 		DialContext:         (&net.Dialer{Timeout: 5 * time.Second, KeepAlive: 15 * time.Second}).DialContext,
 		TLSHandshakeTimeout: 5 * time.Second,
 		MaxIdleConns:        1024,
@@ -47,7 +51,11 @@ func newClient(u Upstreams) *client {
 		IdleConnTimeout:     90 * time.Second,
 		ForceAttemptHTTP2:   true,
 		DisableCompression:  true, // answers pass through byte for byte
-	}}
+	}
+	c := &client{upstreams: u, breakers: map[string]*breaker{}, transport: own, closeIdle: own.CloseIdleConnections}
+	if wrap != nil {
+		c.transport = wrap(own)
+	}
 	for _, one := range u.List {
 		c.breakers[one.Name] = &breaker{}
 	}
@@ -82,7 +90,7 @@ func (c *client) ask(ctx context.Context, q question) (*answer, error) {
 			if !b.allow(time.Now()) {
 				break
 			}
-			resp, e := c.send(ctx, q, r)
+			resp, e := c.send(ctx, q, r) //nolint:bodyclose // whoever gets the answer closes it, and discard those that nobody gets
 			if ctx.Err() != nil {
 				discard(last)
 				return nil, fmt.Errorf("ask %s: %w", r.upstream.Name, context.Cause(ctx))
@@ -148,7 +156,9 @@ func (c *client) send(ctx context.Context, q question, r route) (*http.Response,
 	case u.Key != "":
 		req.Header.Set("Authorization", "Bearer "+u.Key)
 	}
+	waiting := monitor.Span(req.Context(), monitor.Upstream)
 	resp, err := c.transport.RoundTrip(req)
+	waiting.End() // the answer begins
 	if err != nil {
 		return nil, fmt.Errorf("ask %s: %w", u.Name, err)
 	}
@@ -218,7 +228,5 @@ func (c *client) retryIn(routes []route) time.Duration {
 
 // close lets go of connections that wait for the next request.
 func (c *client) close() {
-	if t, ok := c.transport.(*http.Transport); ok {
-		t.CloseIdleConnections()
-	}
+	c.closeIdle()
 }

@@ -213,9 +213,13 @@ func (u *Upstream) serves(model string) bool {
 	return len(u.Models) == 0
 }
 
-// cost is what tokens of a model cost, in millionths of the price's unit. Of several patterns the longest counts.
+// cost is what tokens of a model cost, in millionths of the price's unit. Its own price counts,
+// or that of the longest pattern.
 func (u *Upstream) cost(model string, t usage) int64 {
 	best, price := -1, Price{}
+	if own, ok := u.Prices[model]; ok {
+		best, price = len(model)+1, own
+	}
 	for p, v := range u.Prices {
 		if len(p) > best && matches(p, model) {
 			best, price = len(p), v

@@ -10,12 +10,10 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgxpool"
 	"golang.org/x/sync/errgroup"
 
 	"forgewire/cache"
 	"forgewire/cache/llm"
-	"forgewire/db"
 	"forgewire/handlers"
 	"forgewire/handlers/access"
 	"forgewire/infra/config"
@@ -46,7 +44,7 @@ type appConfig struct {
 // app is one replica: newApp wires it and Run owns it.
 type app struct {
 	cfg    appConfig
-	pool   *pgxpool.Pool
+	base   *base
 	node   *realtime.Node
 	cache  *cache.Cache
 	gate   *access.Gate
@@ -63,27 +61,32 @@ func newApp(cfg appConfig) (*app, error) {
 	if err != nil {
 		return nil, err
 	}
-	pool, err := db.NewPool(context.Background(), db.PoolConfig{URL: cfg.DatabaseURL.Reveal(), KeepNone: cfg.IdleRelease > 0,
-		Pooled: cfg.ListenDatabaseURL != cfg.DatabaseURL}) // why else would there be two
+	b, err := newBase(cfg, logger)
 	if err != nil {
 		return nil, err
 	}
-	rc.Pool, rc.Logger = pool, logger
+	rc.Pool, rc.PublishPool, rc.Logger, rc.Shedding = b.requests, b.publish, logger, b.memory.Shedding
 	node, err := realtime.New(rc)
 	if err != nil {
-		pool.Close()
+		b.close()
 		return nil, fmt.Errorf("make the realtime node: %w", err)
 	}
-	a := &app{cfg: cfg, pool: pool, node: node}
-	routes, err := a.routes(logger)
+	b.memory.OnPressure(node.ShrinkBuffers)
+	a := &app{cfg: cfg, base: b, node: node}
+	web, err := a.web(logger)
 	if err != nil {
-		pool.Close()
+		b.close()
+		return nil, err
+	}
+	routes, err := handlers.Routes(web)
+	if err != nil {
+		b.close()
 		return nil, err
 	}
 	a.server = newServer(routes, logger)
 	if cfg.MetricsPort != 0 {
 		mux := http.NewServeMux()
-		mux.Handle("GET /metrics", handlers.Metrics(node))
+		mux.Handle("GET /metrics", handlers.Metrics(web))
 		a.metrics = newServer(mux, logger)
 	}
 	return a, nil
@@ -153,26 +156,27 @@ func newCache(cfg appConfig, node *realtime.Node, logger *slog.Logger) (*cache.C
 	return values, nil
 }
 
-// routes makes the HTTP side: the cache, who may use /v1, the models behind it, and all routes.
-func (a *app) routes(logger *slog.Logger) (http.Handler, error) {
-	cfg, pool, node := a.cfg, a.pool, a.node
-	var err error
+// web makes the HTTP side: the cache, who may use /v1, the models behind it; and says what is served.
+func (a *app) web(logger *slog.Logger) (web handlers.Config, err error) {
+	cfg, b, node := a.cfg, a.base, a.node
 	if a.cache, err = newCache(cfg, node, logger); err != nil {
-		return nil, err
+		return web, err
 	}
-	a.gate, err = access.New(access.Config{Pool: pool, Logger: logger, ServerKey: cfg.APIKey.Reveal(),
+	b.memory.OnPressure(a.cache.Shrink)
+	a.gate, err = access.New(access.Config{Pool: b.requests, Logger: logger, ServerKey: cfg.APIKey.Reveal(),
 		Retention: cfg.RunRetention, Flush: cfg.ShutdownTimeout / flushShare})
 	if err != nil {
-		return nil, fmt.Errorf("make the gate of /v1: %w", err)
+		return web, fmt.Errorf("make the gate of /v1: %w", err)
 	}
 	node.Hear(access.Topic, a.gate.Hear)
-	if a.models, err = newModels(cfg, pool, node, a.cache, a.gate.Record, logger); err != nil {
-		return nil, err
+	if a.models, err = newModels(cfg, b, node, a.cache, a.gate.Record, logger); err != nil {
+		return web, err
 	}
-	return handlers.Routes(handlers.Config{
+	return handlers.Config{
+		Monitor: b.monitor, Pools: b.pools(), Memory: b.memory, Tracing: b.tracing,
 		Node: node, Gate: a.gate, LLM: a.models, Logger: logger, APIKey: cfg.APIKey.Reveal(), MaxPublicationBytes: cfg.MaxPublicationBytes,
 		Version: version, MetricsElsewhere: cfg.MetricsPort != 0, Home: cfg.Demo, ClientIPHeader: cfg.ClientIPHeader,
-	})
+	}, nil
 }
 
 func newServer(h http.Handler, logger *slog.Logger) *http.Server {
@@ -191,7 +195,7 @@ func newServer(h http.Handler, logger *slog.Logger) *http.Server {
 // elsewhere while requests that are under way end; the database last. It takes the configured grace at most.
 // Metrics is the listener for those, or nil.
 func (a *app) Run(ctx context.Context, ln, metrics net.Listener) error {
-	defer a.pool.Close()
+	defer a.base.close()
 	g, ctx := errgroup.WithContext(ctx)
 	// The gate is the last to stop: requests that end on the way are still to be recorded.
 	served, endGate := context.WithCancel(context.WithoutCancel(ctx))
@@ -215,6 +219,7 @@ func (a *app) Run(ctx context.Context, ln, metrics net.Listener) error {
 			return nil
 		})
 	}
+	a.base.start(ctx, g)
 	g.Go(func() error { return a.node.Run(ctx) })
 	if a.models != nil {
 		g.Go(func() error { return a.models.Run(ctx) })
@@ -232,5 +237,11 @@ func (a *app) Run(ctx context.Context, ln, metrics net.Listener) error {
 		}
 		return nil
 	})
-	return g.Wait()
+	err := g.Wait()
+	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), traceGrace)
+	defer cancel()
+	if lost := a.base.tracing.Stop(stop); lost != nil {
+		a.cfg.Logger.Warn("the last traces are lost", "error", lost)
+	}
+	return err
 }

@@ -40,7 +40,7 @@ func openLog(ctx context.Context) (*realtime.Log, *pgxpool.Pool, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	pool, err := db.NewPool(ctx, db.PoolConfig{URL: cfg.DatabaseURL.Reveal(), MaxConns: 1, Pooled: cfg.ListenDatabaseURL != cfg.DatabaseURL})
+	pool, err := db.NewPool(ctx, db.PoolConfig{URL: cfg.DatabaseURL.Reveal(), MaxConns: 1})
 	if err != nil {
 		return nil, nil, err
 	}

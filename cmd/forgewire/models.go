@@ -7,8 +7,6 @@ import (
 	"os"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgxpool"
-
 	"forgewire/cache"
 	"forgewire/cache/llm"
 	"forgewire/infra/config"
@@ -19,7 +17,7 @@ import (
 const readWithin = 5 * time.Second
 
 // newModels makes the endpoint for language models; nil where no upstream is configured.
-func newModels(cfg appConfig, pool *pgxpool.Pool, node *realtime.Node, values *cache.Cache, record llm.Record, logger *slog.Logger) (*llm.Service, error) {
+func newModels(cfg appConfig, b *base, node *realtime.Node, values *cache.Cache, record llm.Record, logger *slog.Logger) (*llm.Service, error) {
 	var upstreams llm.Upstreams
 	var err error
 	switch {
@@ -36,7 +34,7 @@ func newModels(cfg appConfig, pool *pgxpool.Pool, node *realtime.Node, values *c
 		return nil, nil
 	}
 	return llm.New(llm.Config{
-		Upstreams: upstreams, Cache: values, Pool: pool, Log: modelLog{node}, Logger: logger, Mode: llm.Mode(cfg.LLMCache),
+		Upstreams: upstreams, Cache: values, Pool: b.requests, Transport: b.tracing.Transport, Log: modelLog{node}, Logger: logger, Mode: llm.Mode(cfg.LLMCache),
 		TTLs:            llm.TTLs{Prompt: cfg.TTLPrompt, Evaluation: cfg.TTLEvaluation, System: cfg.TTLSystem},
 		MaxMessageBytes: cfg.MaxPublicationBytes, Record: record, Grace: cfg.ShutdownTimeout / 2,
 	})

@@ -55,7 +55,7 @@ func run(ctx context.Context, lean bool) error {
 	}
 	config := centrifuge.WebsocketConfig{UseWriteBufferPool: lean, ProcessCommandsOffReadLoop: lean}
 	server := &http.Server{Handler: routes(node, config), ReadHeaderTimeout: 5 * time.Second}
-	listener, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", os.Getenv("PORT")))
+	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", net.JoinHostPort("127.0.0.1", os.Getenv("PORT")))
 	if err != nil {
 		return fmt.Errorf("listen: %w", err)
 	}

@@ -12,6 +12,7 @@ import (
 
 	"forgewire/cache/llm"
 	"forgewire/db"
+	"forgewire/infra/monitor"
 )
 
 // Topic is what changes of keys are announced under: see Gate.Hear.
@@ -85,6 +86,7 @@ func (g *Gate) Authenticate(next http.Handler) http.Handler {
 			g.refuse(w, r, why)
 			return
 		}
+		monitor.SetTenant(r.Context(), caller.Tenant)
 		next.ServeHTTP(w, r.WithContext(llm.WithCaller(r.Context(), caller)))
 	})
 }

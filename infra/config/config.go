@@ -35,6 +35,9 @@ type Config struct {
 	ListenDatabaseURL Secret `env:"LISTEN_DATABASE_URL" aliases:"DIRECT_URL DIRECT_DATABASE_URL" fallback:"DATABASE_URL" meaning:"Postgres for the one connection that listens: needed where DATABASE_URL leads to a pooler in transaction mode" example:"postgres://user:password@db.internal:5432/app"`
 	ValkeyURL         Secret `env:"VALKEY_URL" meaning:"Valkey or Redis for the cache; without it each replica keeps a small cache of its own" example:"redis://localhost:6379/0"`
 
+	DBPoolMin int `env:"FORGEWIRE_DB_POOL_MIN" envDefault:"20" min:"0" max:"10000" meaning:"connections to Postgres that a replica keeps once it is in use, at most FORGEWIRE_DB_POOL_MAX" example:"20"`
+	DBPoolMax int `env:"FORGEWIRE_DB_POOL_MAX" envDefault:"35" min:"1" max:"10000" meaning:"connections to Postgres for requests; a replica has up to 6 more, for publishing and listening" example:"35"`
+
 	// Who may do what. An empty APIKey means that the server API is disabled,
 	// never that it is open; an empty TokenSecret means that no token is valid.
 
@@ -82,6 +85,13 @@ type Config struct {
 	MaxConnectionAge    time.Duration `env:"FORGEWIRE_MAX_CONNECTION_AGE" envDefault:"0s" min:"0s" meaning:"age by which clients are told to reconnect, spread over the last tenth of it: less than the time after which a platform cuts connections; 0 lets them live" example:"55m"`
 	IdleRelease         time.Duration `env:"FORGEWIRE_IDLE_RELEASE" envDefault:"0s" min:"0s" meaning:"time without connections and requests after which a replica leaves the database alone until the next one comes, so that a serverless Postgres can sleep; 0 never" example:"5m"`
 	ShutdownTimeout     time.Duration `env:"FORGEWIRE_SHUTDOWN_TIMEOUT" envDefault:"10s" min:"1ms" meaning:"longest time that a stopping replica takes to drain" example:"10s"`
+
+	// Traces. The exporter and the SDK read the other OTEL_ variables themselves (headers, sampler, service name, …).
+
+	TraceEndpoint string `env:"OTEL_EXPORTER_OTLP_ENDPOINT" aliases:"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT" meaning:"where OpenTelemetry traces go, over HTTP; without it there are none, unless OTEL_TRACES_EXPORTER=otlp" example:"http://localhost:4318"`
+	TraceExporter string `env:"OTEL_TRACES_EXPORTER" oneof:"otlp none" meaning:"otlp sends traces, none does not, whatever else is set" example:"otlp"`
+	TraceProtocol string `env:"OTEL_EXPORTER_OTLP_PROTOCOL" aliases:"OTEL_EXPORTER_OTLP_TRACES_PROTOCOL" oneof:"http/protobuf" meaning:"how traces are sent: only so" example:"http/protobuf"`
+	TraceDisabled bool   `env:"OTEL_SDK_DISABLED" meaning:"true switches traces off" example:"true"`
 
 	// Logs.
 
@@ -253,4 +263,9 @@ func resolve(vars []Variable, given map[string]string) (values, source map[strin
 		}
 	}
 	return values, source
+}
+
+// Traces says whether traces are to be sent.
+func (c *Config) Traces() bool {
+	return !c.TraceDisabled && c.TraceExporter != "none" && (c.TraceEndpoint != "" || c.TraceExporter == "otlp")
 }

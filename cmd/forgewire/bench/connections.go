@@ -45,7 +45,7 @@ type ConnectionsResult struct {
 }
 
 // crowdSettle lets what connecting has set going come to rest.
-const crowdSettle = 5 * time.Second
+const crowdSettle = 15 * time.Second
 
 // Connections measures what connections that are subscribed to a channel cost.
 func Connections(ctx context.Context, cfg ConnectionsConfig) (*ConnectionsReport, error) {

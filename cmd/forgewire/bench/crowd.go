@@ -74,14 +74,6 @@ func startLoader(ctx context.Context, binary, address, source string, clients in
 	return l, nil
 }
 
-// pids are the loaders' processes.
-func (c *crowd) pids() (pids []int) {
-	for _, l := range c.loaders {
-		pids = append(pids, l.cmd.Process.Pid)
-	}
-	return pids
-}
-
 // open connects and subscribes all clients, and returns how long that took.
 func (c *crowd) open(ctx context.Context, from *since) (time.Duration, error) {
 	start := time.Now()

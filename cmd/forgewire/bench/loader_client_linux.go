@@ -26,6 +26,8 @@ const (
 var (
 	connectFrame = clientFrame([]byte(`{"id":1,"connect":{}}`))
 	pongFrame    = clientFrame([]byte(`{}`))
+	pingLine     = []byte("\n{}\n")
+	lineBreak    = []byte("\n")
 	endOfHead    = []byte("\r\n\r\n")
 	upgraded     = []byte("HTTP/1.1 101 ")
 	messageKey   = []byte(`"data":{"n":`) // how crowdData begins
@@ -68,11 +70,13 @@ func (l *loader) take(fd int32, c *loadClient, b []byte) (rest []byte, err error
 		if op != 1 {
 			return nil, fmt.Errorf("a frame of kind %d came: %.200q", op, payload)
 		}
-		if bytes.Equal(bytes.TrimSpace(payload), ping) {
+		if hasPing(payload) {
 			if err = send(fd, pongFrame); err != nil {
 				return nil, err
 			}
-			continue
+			if len(payload) <= len(ping)+len(lineBreak) {
+				continue // that is all
+			}
 		}
 		if err = l.handle(fd, c, payload); err != nil {
 			return nil, err
@@ -105,6 +109,11 @@ func cutFrame(b []byte) (op byte, payload, rest []byte, ok bool) {
 		return 0, nil, b, false
 	}
 	return b[0] & 0x0f, b[head : head+n], b[head+n:], true
+}
+
+// hasPing reports whether one of a frame's lines is a ping.
+func hasPing(payload []byte) bool {
+	return bytes.HasPrefix(payload, ping) || bytes.HasSuffix(bytes.TrimSuffix(payload, lineBreak), ping) || bytes.Contains(payload, pingLine)
 }
 
 // handle takes one frame's replies.

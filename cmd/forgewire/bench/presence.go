@@ -19,6 +19,7 @@ type PresenceConfig struct {
 	CrowdConfig
 
 	Clients  int           // members of one channel, over all replicas
+	Listed   int           // members of the channel whose list is asked for; Forgewire lists at most a thousand
 	Replicas int           // of Forgewire; the peer is one process
 	Callers  int           // that ask for the stats at once; one asks for the list
 	Duration time.Duration // of each measurement
@@ -27,6 +28,7 @@ type PresenceConfig struct {
 // PresenceReport is what Presence found.
 type PresenceReport struct {
 	Clients  int              `json:"clients"`
+	Listed   int              `json:"listed"`
 	Replicas int              `json:"replicas"`
 	Callers  int              `json:"callers"`
 	Seconds  float64          `json:"seconds"`
@@ -38,23 +40,24 @@ type PresenceResult struct {
 	Name  string  `json:"name"`
 	Join  float64 `json:"join_seconds"`       // from the first handshake until all are counted
 	Stats float64 `json:"stats_per_second"`   // calls of presence_stats
-	Lists float64 `json:"lists_per_second"`   // calls of presence, of all members
+	Lists float64 `json:"lists_per_second"`   // calls of presence
 	Leave float64 `json:"leave_seconds"`      // from the end of all connections until nobody is counted
 	CPU   float64 `json:"cpu_us_to_join_one"` // of the server
 }
 
 // Presence measures joining and leaving a channel whose members are known, and asking who they are.
 func Presence(ctx context.Context, cfg PresenceConfig) (report *PresenceReport, err error) {
-	if cfg.Replicas < 1 || cfg.Clients < cfg.Replicas || cfg.Callers < 1 || cfg.Duration <= 0 {
-		return nil, errors.New("clients, replicas, callers and the duration must be positive")
+	if cfg.Replicas < 1 || cfg.Clients < cfg.Replicas || cfg.Listed < cfg.Replicas || cfg.Callers < 1 || cfg.Duration <= 0 {
+		return nil, errors.New("clients, listed ones, replicas, callers and the duration must be positive")
 	}
 	cfg.Clients -= cfg.Clients % cfg.Replicas
-	all, err := cfg.contenders(ctx, cfg.Replicas, cfg.Clients)
+	cfg.Listed -= cfg.Listed % cfg.Replicas
+	all, err := cfg.contenders(ctx, cfg.Replicas, cfg.Clients+cfg.Listed)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, stopContenders(all)) }()
-	report = &PresenceReport{Clients: cfg.Clients, Replicas: cfg.Replicas, Callers: cfg.Callers, Seconds: cfg.Duration.Seconds()}
+	report = &PresenceReport{Clients: cfg.Clients, Listed: cfg.Listed, Replicas: cfg.Replicas, Callers: cfg.Callers, Seconds: cfg.Duration.Seconds()}
 	for _, c := range all {
 		fmt.Fprintf(cfg.Progress, "%s: %d members\n", c.name, cfg.Clients)
 		m, err := cfg.measure(ctx, c)
@@ -68,8 +71,9 @@ func Presence(ctx context.Context, cfg PresenceConfig) (report *PresenceReport, 
 
 func (cfg *PresenceConfig) measure(ctx context.Context, c *contender) (m PresenceResult, err error) {
 	m.Name = c.name
-	channel := map[string]any{"channel": "crowd:" + rand.Text()[:8]}
-	crowd, err := startCrowd(ctx, cfg.Binary, channel["channel"].(string), c.servers(), cfg.Clients/len(c.urls))
+	name := "crowd:" + rand.Text()[:8]
+	channel := map[string]any{"channel": name}
+	crowd, err := startCrowd(ctx, cfg.Binary, name, c.servers(), cfg.Clients/len(c.urls))
 	if err != nil {
 		return m, err
 	}
@@ -90,19 +94,10 @@ func (cfg *PresenceConfig) measure(ctx context.Context, c *contender) (m Presenc
 		return m, err
 	}
 	m.CPU = ratio(float64((after[0] - before[0]).Microseconds()), float64(cfg.Clients))
-	var list struct {
-		Presence map[string]json.RawMessage `json:"presence"`
-	}
-	if err = c.call(ctx, 0, "presence", channel, &list); err != nil {
-		return m, err
-	}
-	if len(list.Presence) != cfg.Clients {
-		return m, fmt.Errorf("%w: the list has %d of %d members", ErrBroken, len(list.Presence), cfg.Clients)
-	}
 	if m.Stats, err = c.callRate(ctx, cfg.Callers, cfg.Duration, "presence_stats", channel); err != nil {
 		return m, err
 	}
-	if m.Lists, err = c.callRate(ctx, 1, cfg.Duration, "presence", channel); err != nil {
+	if m.Lists, err = cfg.lists(ctx, c); err != nil {
 		return m, err
 	}
 	start = time.Now()
@@ -111,6 +106,33 @@ func (cfg *PresenceConfig) measure(ctx context.Context, c *contender) (m Presenc
 	}
 	m.Leave, err = c.until(ctx, start, channel, 0)
 	return m, err
+}
+
+// lists is how many complete lists of a channel's members one caller gets a second.
+func (cfg *PresenceConfig) lists(ctx context.Context, c *contender) (rate float64, err error) {
+	name := "crowd:" + rand.Text()[:8]
+	channel := map[string]any{"channel": name}
+	crowd, err := startCrowd(ctx, cfg.Binary, name, c.servers(), cfg.Listed/len(c.urls))
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, crowd.stop()) }()
+	if _, err = crowd.open(ctx, nil); err != nil {
+		return 0, err
+	}
+	if _, err = c.until(ctx, time.Now(), channel, cfg.Listed); err != nil {
+		return 0, err
+	}
+	var list struct {
+		Presence map[string]json.RawMessage `json:"presence"`
+	}
+	if err = c.call(ctx, 0, "presence", channel, &list); err != nil {
+		return 0, err
+	}
+	if len(list.Presence) != cfg.Listed {
+		return 0, fmt.Errorf("%w: the list has %d of %d members", ErrBroken, len(list.Presence), cfg.Listed)
+	}
+	return c.callRate(ctx, 1, cfg.Duration, "presence", channel)
 }
 
 const (
@@ -160,7 +182,8 @@ func (c *contender) callRate(ctx context.Context, callers int, duration time.Dur
 
 // Print writes the report for people.
 func (r *PresenceReport) Print(w io.Writer) error {
-	fmt.Fprintf(w, "\npresence: %d members of one channel on %d replicas; %d ask for the stats, one for the list; %.3g s each\n\n", r.Clients, r.Replicas, r.Callers, r.Seconds)
+	fmt.Fprintf(w, "\npresence: %d members of one channel on %d replicas; %d ask for its stats, one for the list of a channel of %d; %.3g s each\n\n",
+		r.Clients, r.Replicas, r.Callers, r.Listed, r.Seconds)
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(t, "\tjoined\tCPU each\tstats/s\tlists/s\tleft\t")
 	for _, m := range r.Results {

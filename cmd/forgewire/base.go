@@ -1,0 +1,78 @@
+package main
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"golang.org/x/sync/errgroup"
+
+	"forgewire/db"
+	"forgewire/infra/memory"
+	"forgewire/infra/monitor"
+	"forgewire/infra/tracing"
+	"forgewire/realtime"
+)
+
+// publishConns is for the publisher, presence and the like, each of which uses one connection at a time.
+const publishConns = 4
+
+// traceGrace is how long the last traces may take to be sent.
+const traceGrace = time.Second
+
+// base is what the parts of a replica stand on.
+type base struct {
+	requests *pgxpool.Pool // of everything that a client asks
+	publish  *pgxpool.Pool // a small one of the publisher's own, so that it waits behind no query
+	memory   *memory.Governor
+	monitor  *monitor.Monitor
+	tracing  *tracing.Tracing // nil where no variable asks for traces
+	cleanup  *db.Cleanup
+}
+
+func newBase(cfg appConfig, logger *slog.Logger) (*base, error) {
+	b := &base{monitor: monitor.New()}
+	var err error
+	if b.memory, err = memory.New(memory.Config{Logger: logger}); err != nil {
+		return nil, err
+	}
+	c := db.PoolConfig{URL: cfg.DatabaseURL.Reveal(), MinConns: int32(cfg.DBPoolMin), MaxConns: int32(cfg.DBPoolMax), Logger: logger}
+	keep := int32(1)
+	if cfg.IdleRelease > 0 { // a replica at rest has no connection
+		c.MinConns, keep = 0, 0
+	}
+	if cfg.Traces() {
+		if b.tracing, err = tracing.Start(context.Background(), tracing.Config{Logger: logger, Version: version, Replica: cfg.Replica}); err != nil {
+			return nil, err
+		}
+		c.Tracer = b.tracing.Pgx()
+	}
+	if b.requests, err = db.NewPool(context.Background(), c); err != nil {
+		return nil, err
+	}
+	c.MinConns, c.MaxConns = keep, publishConns
+	if b.publish, err = db.NewPool(context.Background(), c); err != nil {
+		b.requests.Close()
+		return nil, err
+	}
+	b.cleanup = db.NewCleanup(b.requests, logger)
+	b.cleanup.Add("hidden history", realtime.CleanUp)
+	return b, nil
+}
+
+// start runs what works in the background until ctx ends.
+func (b *base) start(ctx context.Context, g *errgroup.Group) {
+	g.Go(func() error { return b.memory.Run(ctx) })
+	g.Go(func() error { return b.cleanup.Run(ctx) })
+}
+
+// pools are named for the figures.
+func (b *base) pools() map[string]*pgxpool.Pool {
+	return map[string]*pgxpool.Pool{"requests": b.requests, "publish": b.publish}
+}
+
+func (b *base) close() {
+	b.requests.Close()
+	b.publish.Close()
+}

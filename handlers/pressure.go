@@ -1,0 +1,63 @@
+package handlers
+
+import (
+	"errors"
+	"io"
+	"net/http"
+
+	"forgewire/infra/memory"
+	"forgewire/realtime"
+)
+
+// bodyCost is how often a body is in memory before its request is answered: as it came, decoded, encoded for
+// the database, and in buffers that grew for it.
+const bodyCost = 4
+
+var (
+	errMemory   = errors.New("memory is short")
+	errShedding = &realtime.Error{Code: 111, Message: "memory is short, try again soon", Temporary: true}
+)
+
+// shed refuses requests whose answers may be large while memory is short.
+func (s *server) shed(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if s.memory != nil && s.memory.Shedding() {
+			s.fail(w, r, http.StatusServiceUnavailable, errShedding)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// weigh counts what bodies hold in memory until their requests are answered. One that does not fit fails to
+// be read, and body answers 503: many large requests at once cannot take more than their share.
+func (s *server) weigh(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if s.memory == nil || r.Body == nil || r.Body == http.NoBody {
+			next.ServeHTTP(w, r)
+			return
+		}
+		b := &weighed{ReadCloser: r.Body, memory: s.memory}
+		defer b.release()
+		r.Body = b
+		next.ServeHTTP(w, r)
+	})
+}
+
+// weighed is a body that reserves memory as it is read. It belongs to the request's goroutine.
+type weighed struct {
+	io.ReadCloser
+	memory   *memory.Governor
+	reserved int64
+}
+
+func (b *weighed) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if n > 0 && !b.memory.Reserve(int64(n)*bodyCost) {
+		return 0, errMemory
+	}
+	b.reserved += int64(n) * bodyCost
+	return n, err
+}
+
+func (b *weighed) release() { b.memory.Release(b.reserved) }

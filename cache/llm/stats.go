@@ -27,8 +27,7 @@ type Stats struct {
 	SecondsAvoided float64 `json:"seconds_avoided"`  // of waiting for the model
 	Failed         int64   `json:"failed"`           // requests that got an error
 	MeanFirstToken float64 `json:"mean_first_token"` // seconds
-	firstTokens    int64   // counted in MeanFirstToken
-	firstSum       float64 // seconds
+	FirstTokens    int64   `json:"first_tokens"`     // answers that MeanFirstToken is of
 }
 
 type statistics struct {
@@ -75,8 +74,8 @@ func (s *statistics) add(run Run, class string, avoided time.Duration) {
 		row.TokensSaved += run.PromptTokens + run.CompletionTokens
 	}
 	if run.FirstToken > 0 {
-		row.firstTokens++
-		row.firstSum += run.FirstToken.Seconds()
+		row.FirstTokens++
+		row.MeanFirstToken += (run.FirstToken.Seconds() - row.MeanFirstToken) / float64(row.FirstTokens)
 	}
 }
 
@@ -85,9 +84,26 @@ func (row *Stats) finish() {
 	if n := row.Hits + row.Collapsed + row.Stale; n > 0 {
 		row.HitRate = 100 * float64(n) / float64(n+row.Misses)
 	}
-	if row.firstTokens > 0 {
-		row.MeanFirstToken = row.firstSum / float64(row.firstTokens)
+}
+
+// Add adds up what two replicas, or two models, have.
+func (row *Stats) Add(o Stats) {
+	if n := row.FirstTokens + o.FirstTokens; n > 0 {
+		row.MeanFirstToken += (o.MeanFirstToken - row.MeanFirstToken) * float64(o.FirstTokens) / float64(n)
+		row.FirstTokens = n
 	}
+	row.Requests += o.Requests
+	row.Hits += o.Hits
+	row.Misses += o.Misses
+	row.Collapsed += o.Collapsed
+	row.Stale += o.Stale
+	row.Bypassed += o.Bypassed
+	row.Failed += o.Failed
+	row.TokensSaved += o.TokensSaved
+	row.CostMicros += o.CostMicros
+	row.SavedMicros += o.SavedMicros
+	row.SecondsAvoided += o.SecondsAvoided
+	row.finish()
 }
 
 // Stats returns this replica's statistics, by model and class, and their sum.
@@ -96,23 +112,10 @@ func (s *Service) Stats() (total Stats, rows []Stats) {
 	defer s.stats.mu.Unlock()
 	for _, row := range s.stats.rows {
 		r := *row
-		total.Requests += r.Requests
-		total.Hits += r.Hits
-		total.Misses += r.Misses
-		total.Collapsed += r.Collapsed
-		total.Stale += r.Stale
-		total.Bypassed += r.Bypassed
-		total.Failed += r.Failed
-		total.TokensSaved += r.TokensSaved
-		total.CostMicros += r.CostMicros
-		total.SavedMicros += r.SavedMicros
-		total.SecondsAvoided += r.SecondsAvoided
-		total.firstTokens += r.firstTokens
-		total.firstSum += r.firstSum
+		total.Add(r)
 		r.finish()
 		rows = append(rows, r)
 	}
-	total.finish()
 	slices.SortFunc(rows, func(a, b Stats) int { return cmp.Or(cmp.Compare(a.Model, b.Model), cmp.Compare(a.Class, b.Class)) })
 	return total, rows
 }

@@ -16,6 +16,7 @@ import (
 	"forgewire/cache/llm"
 	"forgewire/handlers"
 	"forgewire/handlers/access"
+	"forgewire/handlers/admin"
 	"forgewire/infra/config"
 	"forgewire/infra/logging"
 	"forgewire/realtime"
@@ -49,6 +50,7 @@ type app struct {
 	cache  *cache.Cache
 	gate   *access.Gate
 	models *llm.Service // nil where no upstream is configured
+	admin  *admin.Admin // nil where no password is configured
 	server *http.Server
 	// metrics serves /metrics without a key, on a port of its own; nil without one.
 	metrics *http.Server
@@ -65,6 +67,10 @@ func newApp(cfg appConfig) (*app, error) {
 	if err != nil {
 		return nil, err
 	}
+	if rc.Tokens.OperatorKey, err = operatorKey(cfg); err != nil {
+		b.close()
+		return nil, err
+	}
 	rc.Pool, rc.PublishPool, rc.Logger, rc.Shedding = b.requests, b.publish, logger, b.memory.Shedding
 	node, err := realtime.New(rc)
 	if err != nil {
@@ -73,7 +79,7 @@ func newApp(cfg appConfig) (*app, error) {
 	}
 	b.memory.OnPressure(node.ShrinkBuffers)
 	a := &app{cfg: cfg, base: b, node: node}
-	web, err := a.web(logger)
+	web, err := a.web(logger, rc.Tokens)
 	if err != nil {
 		b.close()
 		return nil, err
@@ -157,7 +163,7 @@ func newCache(cfg appConfig, node *realtime.Node, logger *slog.Logger) (*cache.C
 }
 
 // web makes the HTTP side: the cache, who may use /v1, the models behind it; and says what is served.
-func (a *app) web(logger *slog.Logger) (web handlers.Config, err error) {
+func (a *app) web(logger *slog.Logger, tokens realtime.TokenConfig) (web handlers.Config, err error) {
 	cfg, b, node := a.cfg, a.base, a.node
 	if a.cache, err = newCache(cfg, node, logger); err != nil {
 		return web, err
@@ -172,9 +178,12 @@ func (a *app) web(logger *slog.Logger) (web handlers.Config, err error) {
 	if a.models, err = newModels(cfg, b, node, a.cache, a.gate.Record, logger); err != nil {
 		return web, err
 	}
+	if a.admin, err = newAdmin(cfg, b, node, a.gate, tokens, logger); err != nil {
+		return web, err
+	}
 	return handlers.Config{
 		Monitor: b.monitor, Pools: b.pools(), Memory: b.memory, Tracing: b.tracing,
-		Node: node, Gate: a.gate, LLM: a.models, Logger: logger, APIKey: cfg.APIKey.Reveal(), MaxPublicationBytes: cfg.MaxPublicationBytes,
+		Node: node, Gate: a.gate, LLM: a.models, Cache: a.cache, Admin: a.admin, Logger: logger, APIKey: cfg.APIKey.Reveal(), MaxPublicationBytes: cfg.MaxPublicationBytes,
 		Version: version, MetricsElsewhere: cfg.MetricsPort != 0, Home: cfg.Demo, ClientIPHeader: cfg.ClientIPHeader,
 	}, nil
 }
@@ -221,6 +230,9 @@ func (a *app) Run(ctx context.Context, ln, metrics net.Listener) error {
 	}
 	a.base.start(ctx, g)
 	g.Go(func() error { return a.node.Run(ctx) })
+	if a.admin != nil {
+		g.Go(func() error { return a.admin.Run(ctx) })
+	}
 	if a.models != nil {
 		g.Go(func() error { return a.models.Run(ctx) })
 	}

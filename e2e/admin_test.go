@@ -14,7 +14,7 @@ import (
 )
 
 // adminSteps is how many things the script finds right.
-const adminSteps = 22
+const adminSteps = 24
 
 // The dashboard in a real browser, wide and narrow, on figures of two replicas that really work.
 func TestAdminPage(t *testing.T) {

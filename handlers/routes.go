@@ -116,6 +116,12 @@ func Routes(cfg Config) (http.Handler, error) {
 	// The document has no secrets, and tools fetch it without headers.
 	r.Get("/api/openapi.json", s.openAPI)
 	r.Route("/api", s.apiRoutes)
+	s.pages(r, cfg)
+	return r, nil
+}
+
+// pages are what people look at.
+func (s *server) pages(r chi.Router, cfg Config) {
 	if cfg.Admin != nil {
 		cfg.Admin.OnFigures(func(ctx context.Context) (any, error) { return s.gather(ctx) })
 		r.Mount(admin.Path, cfg.Admin.Routes())
@@ -123,7 +129,6 @@ func Routes(cfg Config) (http.Handler, error) {
 	if cfg.Home != nil {
 		r.Handle("/*", cfg.Home)
 	}
-	return r, nil
 }
 
 // apiRoutes are the server API.

@@ -36,7 +36,11 @@ const open = async (name) => {
   await page.locator(`nav a[href="#${name}"]`).click();
   await panel(name).waitFor();
 };
-const shot = async (name) => { if (SHOT) await page.screenshot({ path: `${SHOT}-${name}.png`, fullPage: true }); };
+const shot = async (name) => {
+  if (!SHOT) return;
+  await page.evaluate(() => scrollTo(0, 0));
+  await page.screenshot({ path: `${SHOT}-${name}.png`, fullPage: true });
+};
 const narrow = async (name) => {
   const wide = await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
   if (wide > 0) throw new Error(`${name} scrolls sideways by ${wide} pixels`);

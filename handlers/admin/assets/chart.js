@@ -4,7 +4,7 @@ import { el } from './dom.js';
 
 const namespace = 'http://www.w3.org/2000/svg';
 const [width, height] = [300, 84];
-const kept = 90; // points: three minutes
+const [kept, least] = [90, 15]; // points: three minutes, and half a minute to begin with
 
 function svg(name, attributes) {
   const e = document.createElementNS(namespace, name);
@@ -25,7 +25,7 @@ export class Chart {
     this.#values = series.map(() => el('b', {}, '–'));
     this.#most = el('span', { class: 'most', 'aria-hidden': 'true' });
     const picture = svg('svg', { viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: 'none', 'aria-hidden': 'true' });
-    for (const y of [1, height / 2, height - 1]) picture.append(svg('line', { class: 'grid', x1: 0, x2: width, y1: y, y2: y, 'vector-effect': 'non-scaling-stroke' }));
+    for (const y of [1, height / 2, height - 1]) picture.append(svg('line', { class: 'rule', x1: 0, x2: width, y1: y, y2: y, 'vector-effect': 'non-scaling-stroke' }));
     picture.append(...this.#lines);
     this.element = el('section', { class: 'card chart' }, el('h2', {}, title),
       el('p', { class: 'legend' }, ...series.map((name, i) => el('span', { class: `key key-${i}` }, `${name} `, this.#values[i]))),
@@ -38,7 +38,7 @@ export class Chart {
     this.#points.push(values.map((v, i) => v ?? last[i] ?? 0));
     if (this.#points.length > kept) this.#points.shift();
     const most = Math.max(...this.#points.flat(), Number.MIN_VALUE);
-    const x = (i) => width - (this.#points.length - 1 - i) * (width / (kept - 1));
+    const x = (i) => width - (this.#points.length - 1 - i) * (width / (Math.max(this.#points.length, least) - 1));
     const y = (v) => height - 2 - (v / most) * (height - 8);
     this.#lines.forEach((line, s) => line.setAttribute('points', this.#points.map((p, i) => `${x(i).toFixed(1)},${y(p[s]).toFixed(1)}`).join(' ')));
     values.forEach((v, i) => { this.#values[i].textContent = v === null ? '–' : this.#format(v); });

@@ -46,7 +46,7 @@ function maker(made) {
   };
   const tenant = field('tenant', 'Tenant', { required: true });
   const name = field('name', 'What it is for');
-  const models = field('models', 'Models, separated by commas', { placeholder: 'all' });
+  const models = field('models', 'Models, by comma', { placeholder: 'all' });
   const requests = field('requests', 'Requests a minute', { type: 'number', min: '1', placeholder: 'no limit' });
   const budget = field('budget', 'Budget a month', { type: 'number', min: '0', step: '0.01', placeholder: 'no limit' });
   const problem = el('p', { class: 'problem', role: 'alert' });

@@ -84,6 +84,11 @@ func TestInTxClientLeaves(t *testing.T) {
 		})
 	}()
 	pid := <-started
+	until(t, "the statement runs", func() bool { // a cancellation that comes before it would be for nothing
+		var running bool
+		err := pool.QueryRow(t.Context(), "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1 AND wait_event = 'PgSleep')", int64(pid)).Scan(&running)
+		return err == nil && running
+	})
 	leave()
 	if err := <-done; !errors.Is(err, context.Canceled) {
 		t.Errorf("%v", err)

@@ -14,11 +14,13 @@ import (
 	"testing"
 	"time"
 
+	"forgewire/cache"
 	"forgewire/db"
 	"forgewire/db/dbtest"
 	"forgewire/handlers"
 	"forgewire/handlers/access"
 	"forgewire/handlers/admin"
+	"forgewire/handlers/resources"
 	"forgewire/realtime"
 )
 
@@ -30,7 +32,7 @@ func newDashboard(t *testing.T) *cluster {
 	key := must(admin.Key(adminPassword, apiKey))
 	tokens := realtime.TokenConfig{Secret: "secret of the tests", OperatorKey: key}
 	return newClusterOf(t, tokens, func(cfg *handlers.Config) {
-		a := must(admin.New(admin.Config{Password: adminPassword, Key: key, Tokens: tokens, Node: cfg.Node, Gate: cfg.Gate,
+		a := must(admin.New(admin.Config{Password: adminPassword, Key: key, Tokens: tokens, Node: cfg.Node, Gate: cfg.Gate, Resources: cfg.Resources,
 			Pool: cfg.Pools["requests"], Logger: cfg.Logger, Version: "test"}))
 		cfg.Admin = a
 		ctx, stop := context.WithCancel(context.Background())
@@ -97,7 +99,8 @@ func (v *visitor) wants(status int, method, path, body string) string {
 }
 
 var adminAPI = []struct{ method, path string }{{"GET", "session"}, {"GET", "channels"}, {"GET", "channel?channel=a"}, {"POST", "publish"},
-	{"GET", "keys"}, {"POST", "keys"}, {"DELETE", "keys/aaaaaaaaaaaaaaaa"}, {"GET", "tenants/default/runs"}, {"GET", "tenants/default/usage"}}
+	{"GET", "keys"}, {"POST", "keys"}, {"DELETE", "keys/aaaaaaaaaaaaaaaa"}, {"GET", "tenants/default/runs"}, {"GET", "tenants/default/usage"},
+	{"GET", "tenants/default/prompts"}, {"GET", "tenants/default/evaluations"}}
 
 // Without a password there is nothing.
 func TestAdminIsOff(t *testing.T) {
@@ -313,7 +316,9 @@ func adminKeys(t *testing.T, c *cluster, v *visitor) {
 	v.wants(404, "DELETE", "/admin/api/keys/"+made.ID, "")
 	v.wants(404, "DELETE", "/admin/api/keys/nonsense", "")
 	v.wants(200, "GET", "/admin/api/tenants/acme/runs?limit=5", "")
-	v.wants(200, "GET", "/admin/api/tenants/acme/usage", "")
+	for _, what := range []string{"usage", "prompts?limit=5", "evaluations"} {
+		v.wants(200, "GET", "/admin/api/tenants/acme/"+what, "")
+	}
 }
 
 // Nobody watches: nothing is asked of the replicas.
@@ -324,7 +329,10 @@ func TestAdminIsIdle(t *testing.T) {
 	node := must(realtime.New(realtime.Config{Pool: pool, ListenURL: "x", Logger: slog.New(slog.DiscardHandler), Namespaces: realtime.NewNamespaces(),
 		MaxConnections: 1, MaxPublicationBytes: 1, RetentionAge: time.Hour, RetentionBytes: 1, ShutdownTimeout: time.Second}))
 	gate := must(access.New(access.Config{Pool: pool, Logger: slog.New(slog.DiscardHandler), Retention: time.Hour, Flush: time.Second}))
-	a := must(admin.New(admin.Config{Password: adminPassword, Key: []byte("k"), Node: node, Gate: gate, Pool: pool, Logger: slog.New(slog.DiscardHandler)}))
+	values := must(cache.New(cache.Config{Bus: node, Log: slog.New(slog.DiscardHandler)}))
+	serves := must(resources.New(resources.Config{Pool: pool, Cache: values, Queue: node.Queue(), Logger: slog.New(slog.DiscardHandler)}))
+	a := must(admin.New(admin.Config{Password: adminPassword, Key: []byte("k"), Node: node, Gate: gate, Resources: serves, Pool: pool,
+		Logger: slog.New(slog.DiscardHandler)}))
 	a.OnFigures(func(context.Context) (any, error) { t.Error("figures for nobody"); return nil, nil })
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()

@@ -19,10 +19,12 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/santhosh-tekuri/jsonschema/v6"
 
+	"forgewire/cache"
 	"forgewire/db"
 	"forgewire/db/dbtest"
 	"forgewire/handlers"
 	"forgewire/handlers/access"
+	"forgewire/handlers/resources"
 	"forgewire/infra/monitor"
 	"forgewire/realtime"
 )
@@ -58,10 +60,12 @@ func newClusterOf(t *testing.T, tokens realtime.TokenConfig, change func(*handle
 			RetentionAge: time.Hour, RetentionBytes: 1 << 30, ShutdownTimeout: time.Second}))
 		gate := must(access.New(access.Config{Pool: pool, Logger: logger, ServerKey: apiKey, Retention: 24 * time.Hour, Flush: time.Second}))
 		node.Hear(access.Topic, gate.Hear)
+		values := must(cache.New(cache.Config{Bus: node, Log: logger}))
+		serves := must(resources.New(resources.Config{Pool: pool, Cache: values, Queue: node.Queue(), Logger: logger}))
 		ctx, stop := context.WithCancel(context.Background())
 		ended := make(chan error, 1)
 		go func() { ended <- node.Run(ctx) }()
-		cfg := handlers.Config{Monitor: monitor.New(), Pools: map[string]*pgxpool.Pool{"requests": pool}, Node: node, Gate: gate, Logger: logger, APIKey: apiKey, MaxPublicationBytes: 1 << 20, Version: "test"}
+		cfg := handlers.Config{Monitor: monitor.New(), Pools: map[string]*pgxpool.Pool{"requests": pool}, Node: node, Gate: gate, Resources: serves, Logger: logger, APIKey: apiKey, MaxPublicationBytes: 1 << 20, Version: "test"}
 		if change != nil {
 			change(&cfg)
 		}

@@ -17,6 +17,8 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/sync/errgroup"
+
+	"forgewire/db"
 )
 
 // protobufSubprotocol is how a client asks for the binary form of the protocol.
@@ -78,7 +80,8 @@ type Node struct {
 	past      past
 	rest      *rest
 	hooks     Hooks
-	webhooks  *webhooks                 // nil for none
+	webhooks  *webhooks // nil for none
+	queue     *db.Queue
 	hearers   map[string][]func([]byte) // by topic; fixed once Run has begun
 
 	verifier    *verifier
@@ -147,6 +150,10 @@ func (n *Node) reachOut() (err error) {
 	if err = checkWebhooks(n.cfg); err != nil {
 		return err
 	}
+	if n.queue, err = db.NewQueue(n.cfg.Pool, n.logger); err != nil {
+		return fmt.Errorf("realtime: %w", err)
+	}
+	n.Hear(db.QueueTopic, func([]byte) { n.queue.Wake() })
 	n.webhooks, err = newWebhooks(n)
 	return err
 }
@@ -184,6 +191,9 @@ func (n *Node) guard() (err error) {
 	return nil
 }
 
+// Queue is that of the jobs which replicas do in the background. Workers are added to it before Run.
+func (n *Node) Queue() *db.Queue { return n.queue }
+
 // Run works until ctx ends, and then stops in order: no new connection, every client told to reconnect, the
 // publisher emptied, the listener gone. It returns when nothing is left running.
 func (n *Node) Run(ctx context.Context) error {
@@ -202,6 +212,7 @@ func (n *Node) Run(ctx context.Context) error {
 	feeds.Go(func() error { return n.maintain(feed) })
 	feeds.Go(func() error { return n.returnMemory(feed) })
 	feeds.Go(func() error { return n.webhooks.run(feed) })
+	feeds.Go(func() error { return n.queue.Run(feed) })
 
 	<-ctx.Done()
 	n.accepting.Lock()

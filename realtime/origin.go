@@ -14,6 +14,12 @@ func (n *Node) admitOrigin(w http.ResponseWriter, r *http.Request) bool {
 	origin := r.Header.Get("Origin")
 	w.Header().Add("Vary", "Origin")
 	if origin == "" {
+		// A page elsewhere can make a browser GET a stream without one, by an image or a link, with the cookies that the
+		// hooks may be sent; and commands may come in the query. Browsers say so here.
+		if site := r.Header.Get("Sec-Fetch-Site"); site == "cross-site" || site == "same-site" {
+			refuse(w, http.StatusForbidden, ErrPermissionDenied.With("the page's origin is not known"))
+			return false
+		}
 		return true
 	}
 	if !originAllowed(origin, r.Host, n.cfg.AllowedOrigins) {
@@ -39,6 +45,11 @@ func originAllowed(origin, host string, patterns []string) bool {
 		}
 	}
 	return false
+}
+
+// AllowsOrigin says whether a page of the origin may call this host.
+func (n *Node) AllowsOrigin(r *http.Request, origin string) bool {
+	return originAllowed(origin, r.Host, n.cfg.AllowedOrigins)
 }
 
 // ServePreflight answers a browser that asks whether a page may send a request to a stream's routes.

@@ -168,6 +168,9 @@ func TestStreamRefusals(t *testing.T) {
 		{"another site", "POST", "/emulation", "{}", []string{"Origin", "https://evil.test"}, 403},
 		{"another site", "GET", "/events/a", "", []string{"Origin", "null"}, 403},
 		{"another site", "OPTIONS", "/emulation", "", []string{"Origin", "https://example.com"}, 403},
+		{"another site's image", "GET", "/connection/sse?cf_connect={}", "", []string{"Sec-Fetch-Site", "cross-site"}, 403},
+		{"another site's link", "GET", "/events/a", "", []string{"Sec-Fetch-Site", "same-site"}, 403},
+		{"a page of ours", "GET", "/connection/sse", "", []string{"Sec-Fetch-Site", "same-origin"}, 400},
 		{"an allowed site", "OPTIONS", "/emulation", "", []string{"Origin", "https://WWW.example.com"}, 204},
 	} {
 		r := openStream(t, test.method, a.url(test.path), test.body, test.header...)

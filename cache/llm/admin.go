@@ -14,9 +14,15 @@ import (
 	"forgewire/cache"
 )
 
-// ServeStats answers GET /v1/cache/stats: what the cache has done on this replica since it started.
+// ServeStats answers GET /v1/cache/stats: what the cache has done for the caller's tenant on this replica since it
+// started; for the server's own key, what it has done for all.
 func (s *Service) ServeStats(w http.ResponseWriter, r *http.Request) {
-	total, rows := s.Stats()
+	caller, known := CallerFrom(r.Context())
+	if !known {
+		(&Refusal{Status: http.StatusUnauthorized, Type: typeAuth, Code: "invalid_api_key", Message: "an API key is required: Authorization: Bearer …"}).Write(w)
+		return
+	}
+	total, rows := s.statsOf(func(tenant string) bool { return caller.KeyID == "" || tenant == caller.Tenant })
 	total.Model, total.Class = "all", "all"
 	writeJSON(w, struct {
 		Total Stats   `json:"total"`

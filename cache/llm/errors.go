@@ -11,6 +11,7 @@ var (
 	errNotJSON   = errors.New("the request's body is not valid JSON")
 	errNotUTF8   = errors.New("the request's body is not valid UTF-8")
 	errTooDeep   = errors.New("the request's body nests deeper than 128 levels")
+	errTooMany   = errors.New("the request's body has more than 524288 values")
 	errDuplicate = errors.New("the request's body has an object in which a name occurs twice")
 )
 
@@ -36,6 +37,8 @@ func codeOf(err error) string {
 		return "invalid_utf8"
 	case errors.Is(err, errTooDeep):
 		return "body_too_deep"
+	case errors.Is(err, errTooMany):
+		return "body_too_large"
 	case errors.Is(err, errDuplicate):
 		return "duplicate_name"
 	}

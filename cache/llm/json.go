@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"math"
 	"slices"
 	"strconv"
 	"unicode/utf16"
@@ -12,6 +13,10 @@ import (
 
 // maxDepth bounds how deep values may nest. Schemas of tools, the deepest that are sent, have some 20 levels.
 const maxDepth = 128
+
+// maxValues bounds how many values a request may have: each takes far more memory than the two bytes that it may be
+// written in. The endpoints' own limits are far below: embeddings of 300,000 tokens, written as numbers.
+const maxValues = 1 << 19
 
 // A node is a JSON value together with its text: what is not edited goes on exactly as it came.
 type node struct {
@@ -29,14 +34,17 @@ type member struct {
 
 // parseJSON reads one value. It refuses what one reader may take for something else than another does: text
 // that is not UTF-8 and names that occur twice.
-func parseJSON(text []byte) (node, error) {
+func parseJSON(text []byte) (node, error) { return parseUpTo(text, math.MaxInt) }
+
+// parseUpTo is parseJSON for what strangers send.
+func parseUpTo(text []byte, values int) (node, error) {
 	if !utf8.Valid(text) {
 		return node{}, errNotUTF8
 	}
 	if !json.Valid(text) {
 		return node{}, errNotJSON
 	}
-	p := parser{text: text}
+	p := parser{text: text, left: values}
 	p.space()
 	return p.value(0)
 }
@@ -45,6 +53,7 @@ func parseJSON(text []byte) (node, error) {
 type parser struct {
 	text []byte
 	at   int
+	left int // values that there may be
 }
 
 func (p *parser) space() {
@@ -61,6 +70,9 @@ func (p *parser) space() {
 func (p *parser) value(depth int) (n node, err error) {
 	if depth > maxDepth {
 		return node{}, errTooDeep
+	}
+	if p.left--; p.left < 0 {
+		return node{}, errTooMany
 	}
 	start := p.at
 	switch c := p.text[p.at]; c {

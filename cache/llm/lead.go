@@ -57,7 +57,7 @@ func (s *Service) generate(f *flight, out *retake) {
 	defer ans.Body.Close()
 	f.upstream, f.model, f.fallback = ans.route.upstream, ans.route.model, ans.fallback
 	if ans.StatusCode != http.StatusOK {
-		out.finish(flightEnd{Failure: refused(ans)})
+		out.finish(flightEnd{Failure: refused(ans, f.req.ownKey)})
 		return
 	}
 	kind, _, _ := mime.ParseMediaType(ans.Header.Get("Content-Type"))
@@ -100,7 +100,9 @@ func (s *Service) readStream(f *flight, ans *answer, out *retake) error {
 			done = true
 		default:
 			done = ends(f.req.endpoint, e)
-			failed = failed || isError(e)
+			if isError(e) {
+				e.data, failed = scrub(e.data, ans.route.upstream.Key, f.req.ownKey), true
+			}
 			batch = append(batch, e)
 		}
 	}
@@ -127,7 +129,7 @@ func (s *Service) readStream(f *flight, ans *answer, out *retake) error {
 		case parse != nil:
 			return parse
 		case done:
-			out.finish(flightEnd{Done: true})
+			out.finish(flightEnd{Done: true, Unfit: !f.whole})
 			return nil
 		case failed && ended:
 			out.finish(flightEnd{}) // the upstream has said what is wrong
@@ -155,7 +157,7 @@ func readObject(f *flight, ans *answer, h flightHead, out *retake) error {
 	case err != nil:
 		return errNotAnswer
 	case n.kind == '{' && n.get("error").kind == '{' && !n.get("choices").has() && !n.get("output").has():
-		out.finish(flightEnd{Failure: &failure{Status: http.StatusBadGateway, Code: "upstream_error", Body: string(b), Temporary: true}})
+		out.finish(flightEnd{Failure: &failure{Status: http.StatusBadGateway, Code: "upstream_error", Body: string(scrub(b, ans.route.upstream.Key, f.req.ownKey)), Temporary: true}})
 		return nil
 	}
 	out.begin(h)
@@ -179,16 +181,39 @@ func isError(e event) bool {
 	return err == nil && n.get("error").has()
 }
 
+// toldFailure is the failure of a stream whose last event told of an error: for whoever wants the whole, the part
+// before it is no answer.
+func toldFailure(v view) *failure {
+	fl := failureOf(errTruncated)
+	if n := len(v.events); n > 0 {
+		if e, err := parseJSON(v.events[n-1].data); err == nil && e.get("error").kind == '{' {
+			fl.Code, fl.Body = "upstream_error", string(v.events[n-1].data)
+		}
+	}
+	return fl
+}
+
 // refused is the failure of an answer with another status than 200.
-func refused(ans *answer) *failure {
+func refused(ans *answer, ownKey string) *failure {
 	fl := &failure{Status: ans.StatusCode, Code: "upstream_error", Temporary: isRetryable(ans.Response), RetryAfter: ans.Header.Get("Retry-After")}
 	b, err := io.ReadAll(io.LimitReader(ans.Body, maxErrorBytes))
 	if n, bad := parseJSON(b); err == nil && bad == nil && n.kind == '{' {
-		fl.Body = string(b)
+		fl.Body = string(scrub(b, ans.route.upstream.Key, ownKey))
 	} else {
 		fl.Message = fmt.Sprintf("the upstream answered with status %d", ans.StatusCode)
 	}
 	return fl
+}
+
+// scrub takes keys out of what an upstream says of an error: it may quote the one that it was sent, which is not the
+// caller's to know, nor the log's.
+func scrub(text []byte, keys ...string) []byte {
+	for _, key := range keys {
+		if key != "" && key != PassThrough {
+			text = bytes.ReplaceAll(text, []byte(key), []byte("[key]"))
+		}
+	}
+	return text
 }
 
 // failureOf is what readers are told of an error.

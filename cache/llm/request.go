@@ -56,7 +56,7 @@ func (s *Service) read(w http.ResponseWriter, r *http.Request, e endpoint) (*req
 	if refusal != nil {
 		return nil, refusal
 	}
-	body, err := parseJSON(text)
+	body, err := parseUpTo(text, maxValues)
 	if err != nil {
 		return nil, invalid(codeOf(err), err.Error(), "")
 	}

@@ -31,8 +31,8 @@ func (s *Service) Resume(w http.ResponseWriter, r *http.Request, id string) {
 		}
 		after = int(n)
 	}
-	stream := q.Get("stream")
-	if stream != "" && stream != "true" && stream != "false" {
+	stream, ok := wantsStream(w, r)
+	if !ok {
 		invalid("invalid_type", "stream must be true or false", "stream").Write(w)
 		return
 	}
@@ -41,7 +41,7 @@ func (s *Service) Resume(w http.ResponseWriter, r *http.Request, id string) {
 		base = "shared"
 	}
 	_ = http.NewResponseController(w).SetReadDeadline(time.Time{}) // an answer takes longer than a request may
-	t, err := s.find(r.Context(), base, id)
+	t, err := s.await(r.Context(), base, id)
 	if err != nil {
 		(&Refusal{Status: http.StatusServiceUnavailable, Type: typeServer, Code: "log_unavailable", Message: "the answer cannot be looked up now", Header: http.Header{"Retry-After": {"1"}}}).Write(w)
 		return
@@ -54,12 +54,58 @@ func (s *Service) Resume(w http.ResponseWriter, r *http.Request, id string) {
 	ended := t.start(ctx, s)
 	defer func() { cancel(); <-ended }()
 	v, err := t.tape.wait(ctx, 0, func(v view) bool { return v.head != nil })
-	if err != nil || v.head == nil {
+	if err != nil {
+		return // the client has left
+	}
+	if v.head == nil {
+		(&Refusal{Status: v.end.Failure.Status, Type: typeUpstream, Code: v.end.Failure.Code, Message: v.end.Failure.Message}).Write(w)
 		return
 	}
-	req := &request{caller: caller, endpoint: v.head.Endpoint, model: v.head.Model, stream: stream == "true", usage: q.Get("include_usage") == "true" || !v.head.Endpoint.hasUsageOption(), started: time.Now()}
+	req := &request{caller: caller, endpoint: v.head.Endpoint, model: v.head.Model, stream: stream, usage: q.Get("include_usage") == "true" || !v.head.Endpoint.hasUsageOption(), started: time.Now()}
 	rd := &reader{s: s, w: w, rc: http.NewResponseController(w), req: req, tape: t.tape, how: Collapsed, resumable: true, after: after + 1}
 	_ = rd.serve(ctx) // whoever resumes again goes on where this ended
+}
+
+// wantsStream reads whether the answer is wanted as a stream: from the query or, where the published Go SDK has it, a
+// JSON body.
+func wantsStream(w http.ResponseWriter, r *http.Request) (stream, ok bool) {
+	switch r.URL.Query().Get("stream") {
+	case "true":
+		return true, true
+	case "false":
+		return false, true
+	case "":
+	default:
+		return false, false
+	}
+	if r.ContentLength == 0 {
+		return false, true
+	}
+	text, refusal := readBody(w, r)
+	if refusal != nil {
+		return false, false
+	}
+	b, err := parseJSON(text)
+	if err != nil || b.kind != '{' {
+		return false, false
+	}
+	v := b.get("stream")
+	return v.kind == 't', v.kind == 0 || v.kind == 't' || v.kind == 'f'
+}
+
+// Waits for an answer that is not in the log yet: whoever reloads a page may be faster than the log.
+const (
+	firstLook = 25 * time.Millisecond
+	lastLook  = 400 * time.Millisecond
+)
+
+// await is find, with some patience.
+func (s *Service) await(ctx context.Context, base, id string) (*found, error) {
+	t, err := s.find(ctx, base, id)
+	for wait := firstLook; t == nil && err == nil && wait <= lastLook && pause(ctx, wait); wait *= 2 {
+		t, err = s.find(ctx, base, id)
+	}
+	return t, err
 }
 
 // A found answer is a tape, and how it is filled.

@@ -91,13 +91,16 @@ func (rd *reader) serve(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if v.end.Failure == nil && !v.end.Done {
+		v.end = &flightEnd{Failure: toldFailure(v)}
+	}
 	if v.end.Failure != nil {
 		return rd.fail(v)
 	}
 	rec := &recording{recordingHead: recordingHead{Endpoint: rd.req.endpoint}, events: v.events, object: v.object}
 	body, err := rec.asObject()
 	if err != nil {
-		v.end.Failure = failureOf(errTruncated)
+		v.end = &flightEnd{Failure: failureOf(errTruncated)}
 		return rd.fail(v)
 	}
 	rd.headers(v, "application/json")

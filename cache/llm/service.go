@@ -157,3 +157,12 @@ func (s *Service) drop(f *flight) {
 		delete(s.flights, f.req.key)
 	}
 }
+
+// close lets nobody join a flight any more.
+func (s *Service) close(f *flight) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.flights[f.req.key] == f {
+		delete(s.flights, f.req.key)
+	}
+}

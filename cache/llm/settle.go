@@ -2,6 +2,7 @@ package llm
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"forgewire/cache"
@@ -17,9 +18,12 @@ func (s *Service) settle(f *flight) {
 	if v.end != nil && v.head != nil && (v.object != nil || len(v.events) > 0) {
 		f.rec = s.record(f, v)
 		u = usage{f.rec.Prompt, f.rec.Completion}
-		if v.end.Done && v.end.Failure == nil && f.stores && f.whole {
+		if v.end.Done && v.end.Failure == nil && f.stores && !v.end.Unfit {
 			s.store(f)
 		}
+	}
+	if !f.stored {
+		s.close(f) // nobody may join what is no answer, however long the log takes to hear of it
 	}
 	if !f.leads {
 		return
@@ -29,6 +33,9 @@ func (s *Service) settle(f *flight) {
 		run.Cache = Miss
 	}
 	run.Status, run.Error = outcomeOf(v)
+	if u == (usage{}) && f.upstream != nil && errors.Is(context.Cause(f.ctx), errLeft) {
+		u = f.estimate(v)
+	}
 	run.PromptTokens, run.CompletionTokens = u.prompt, u.completion
 	run.Duration = time.Since(f.req.started)
 	if !f.firstAt.IsZero() {
@@ -39,6 +46,17 @@ func (s *Service) settle(f *flight) {
 		run.CostMicros = f.upstream.cost(f.model, u)
 	}
 	s.note(f.req, run, 0)
+}
+
+// estimate is the usage of an answer whose client left before the upstream told it, which comes last: or who hangs up
+// just before the end would pay for nothing, and no limit would hold him.
+func (f *flight) estimate(v view) usage {
+	const perToken, envelope = 4, 250 // bytes; of what surrounds an event's text
+	u := usage{prompt: int64(len(f.req.body.raw)/perToken + 1)}
+	for _, e := range v.events {
+		u.completion += int64(max(1, (len(e.data)-envelope)/perToken))
+	}
+	return u
 }
 
 // record makes the recording of what a tape holds, complete or not.
@@ -130,6 +148,8 @@ func outcomeOf(v view) (int, string) {
 	switch {
 	case v.end == nil:
 		return 499, "client_left"
+	case v.end.Failure == nil && !v.end.Done:
+		return 200, "upstream_error" // which its stream told
 	case v.end.Failure == nil:
 		return 200, ""
 	case v.head != nil && len(v.events) > 0:

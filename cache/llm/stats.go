@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// maxStats bounds the pairs of model and class that are told apart; what is more is counted under "other".
+// maxStats bounds the tenants, models and classes that are told apart; what is more is counted under "other".
 const maxStats = 500
 
 // Stats is what the cache did for one model and class, since this replica started.
@@ -32,22 +32,22 @@ type Stats struct {
 
 type statistics struct {
 	mu   sync.Mutex
-	rows map[[2]string]*Stats // guarded by mu
+	rows map[[3]string]*Stats // by tenant, model and class; guarded by mu
 }
 
-func newStatistics() *statistics { return &statistics{rows: map[[2]string]*Stats{}} }
+func newStatistics() *statistics { return &statistics{rows: map[[3]string]*Stats{}} }
 
 func (s *statistics) add(run Run, class string, avoided time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	k := [2]string{run.Model, class}
+	k := [3]string{run.Tenant, run.Model, class}
 	row := s.rows[k]
 	if row == nil {
 		if len(s.rows) >= maxStats {
-			k = [2]string{"other", "other"}
+			k = [3]string{"", "other", "other"}
 		}
 		if row = s.rows[k]; row == nil {
-			row = &Stats{Model: k[0], Class: k[1]}
+			row = &Stats{Model: k[1], Class: k[2]}
 			s.rows[k] = row
 		}
 	}
@@ -106,15 +106,30 @@ func (row *Stats) Add(o Stats) {
 	row.finish()
 }
 
-// Stats returns this replica's statistics, by model and class, and their sum.
+// Stats returns this replica's statistics, by model and class, and their sum: of all tenants.
 func (s *Service) Stats() (total Stats, rows []Stats) {
+	return s.statsOf(func(string) bool { return true })
+}
+
+// statsOf are those of some tenants.
+func (s *Service) statsOf(of func(tenant string) bool) (total Stats, rows []Stats) {
 	s.stats.mu.Lock()
 	defer s.stats.mu.Unlock()
-	for _, row := range s.stats.rows {
-		r := *row
-		total.Add(r)
-		r.finish()
-		rows = append(rows, r)
+	sums := map[[2]string]*Stats{}
+	for k, row := range s.stats.rows {
+		if !of(k[0]) {
+			continue
+		}
+		sum := sums[[2]string{row.Model, row.Class}]
+		if sum == nil {
+			sum = &Stats{Model: row.Model, Class: row.Class}
+			sums[[2]string{row.Model, row.Class}] = sum
+		}
+		sum.Add(*row)
+		total.Add(*row)
+	}
+	for _, r := range sums {
+		rows = append(rows, *r)
 	}
 	slices.SortFunc(rows, func(a, b Stats) int { return cmp.Or(cmp.Compare(a.Model, b.Model), cmp.Compare(a.Class, b.Class)) })
 	return total, rows

@@ -35,8 +35,10 @@ type flightHead struct {
 type flightEnd struct {
 	Done bool `json:"done"` // it says itself that it is over: nothing was cut off
 	// Complete says that an answer which came whole may be given to others. Of a stream it is not known at once.
-	Complete bool     `json:"complete,omitempty"`
-	Failure  *failure `json:"failure,omitempty"` // nil if there is nothing to add to what came
+	Complete bool `json:"complete,omitempty"`
+	// Unfit says that something in it was mended or failed: nobody stores it, who copies it neither.
+	Unfit   bool     `json:"unfit,omitempty"`
+	Failure *failure `json:"failure,omitempty"` // nil if there is nothing to add to what came
 }
 
 // A failure is what is given in place of an answer, or behind the part of it that came.

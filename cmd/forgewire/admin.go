@@ -6,6 +6,7 @@ import (
 
 	"forgewire/handlers/access"
 	"forgewire/handlers/admin"
+	"forgewire/handlers/resources"
 	"forgewire/realtime"
 )
 
@@ -18,12 +19,12 @@ func operatorKey(cfg appConfig) ([]byte, error) {
 }
 
 // newAdmin makes the dashboard; nil where no password is configured.
-func newAdmin(cfg appConfig, b *base, node *realtime.Node, gate *access.Gate, tokens realtime.TokenConfig, logger *slog.Logger) (*admin.Admin, error) {
+func newAdmin(cfg appConfig, b *base, node *realtime.Node, gate *access.Gate, serves *resources.Service, tokens realtime.TokenConfig, logger *slog.Logger) (*admin.Admin, error) {
 	if cfg.AdminPassword == "" {
 		return nil, nil
 	}
 	a, err := admin.New(admin.Config{Password: cfg.AdminPassword.Reveal(), Key: tokens.OperatorKey, Tokens: tokens,
-		Node: node, Gate: gate, Pool: b.requests, Logger: logger, Version: version})
+		Node: node, Gate: gate, Resources: serves, Pool: b.requests, Logger: logger, Version: version})
 	if err != nil {
 		return nil, fmt.Errorf("make the dashboard: %w", err)
 	}

@@ -21,6 +21,7 @@ type benchCommand struct {
 	Resume      benchResume      `cmd:"" help:"How fast clients that come back have what they missed, beside the peer."`
 	Presence    benchPresence    `cmd:"" help:"Joining, leaving and asking who is there, beside the peer."`
 	Loader      benchLoader      `cmd:"" hidden:"" help:"A process of clients, for the other benchmarks."`
+	LLM         benchLLM         `cmd:"" name:"llm" help:"The LLM endpoint before a fake model, beside the model itself and a naive cache."`
 }
 
 type benchFanout struct {
@@ -105,6 +106,38 @@ func (c *benchSQL) Run(ctx context.Context) error {
 
 // reporter is what a benchmark found.
 type reporter interface{ Print(w io.Writer) error }
+type benchLLM struct {
+	Replicas int           `default:"2" help:"How many to start."`
+	Samples  int           `default:"2000" help:"Of each case, one at a time."`
+	Rounds   int           `default:"4" help:"In how many parts, in which the cases take turns."`
+	Starts   int           `default:"5" help:"Of a replica, for the first answer after one."`
+	Rate     int           `default:"1000" help:"Misses a second, open loop."`
+	Duration time.Duration `default:"20s" help:"Of the open loop, and of each mix."`
+	Streams  int           `default:"500" help:"Paced streams at once."`
+	Tokens   int           `default:"100" help:"Of each of these streams."`
+	Seed     uint64        `default:"1" help:"Of the mixes."`
+	JSON     string        `name:"json" type:"path" placeholder:"FILE" help:"Write the figures there too."`
+}
+
+func (benchLLM) Help() string {
+	return "Starts a private PostgreSQL, Valkey if it is installed, a fake model and the replicas. The generator, the naive " +
+		"cache and the model share one process and all share the CPUs: trust the ratios, not the figures of another machine."
+}
+
+func (c *benchLLM) Run(ctx context.Context) error {
+	binary, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("find this program: %w", err)
+	}
+	report, err := bench.LLM(ctx, bench.LLMConfig{
+		Replicas: c.Replicas, Samples: c.Samples, Rounds: c.Rounds, Starts: c.Starts, Rate: c.Rate, Duration: c.Duration,
+		Streams: c.Streams, Tokens: c.Tokens, Seed: c.Seed, Binary: binary, Environ: os.Environ(), Progress: os.Stderr,
+	})
+	if err != nil {
+		return err
+	}
+	return writeReport(report, c.JSON)
+}
 
 // writeReport shows a report, and writes it to file if one is named.
 func writeReport(report reporter, file string) error {

@@ -115,6 +115,12 @@ try {
   await narrow('resources');
   await shot('resources');
 
+  await post('/v1/prompts', apiKey, { name: `greet at ${WIDTH}`, template: 'Hello {{name}}' });
+  await open('prompts');
+  await until('prompts', async () => (await panel('prompts').locator('tbody').first().innerText()).includes('greet at'));
+  await narrow('prompts');
+  await shot('prompts');
+
   await open('keys');
   await panel('keys').locator('#key-tenant').fill('acme');
   await panel('keys').locator('#key-name').fill('the test of the dashboard');

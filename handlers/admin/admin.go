@@ -16,6 +16,7 @@ import (
 	"forgewire/db"
 	"forgewire/handlers/access"
 	"forgewire/handlers/page"
+	"forgewire/handlers/resources"
 	"forgewire/realtime"
 )
 
@@ -30,14 +31,15 @@ var loginPage string
 
 // Config says how the dashboard works.
 type Config struct {
-	Password string // at least MinPassword bytes
-	Key      []byte // signs sessions; Key makes one
-	Tokens   realtime.TokenConfig
-	Node     *realtime.Node
-	Gate     *access.Gate
-	Pool     db.Querier
-	Logger   *slog.Logger
-	Version  string
+	Password  string // at least MinPassword bytes
+	Key       []byte // signs sessions; Key makes one
+	Tokens    realtime.TokenConfig
+	Node      *realtime.Node
+	Gate      *access.Gate
+	Resources *resources.Service
+	Pool      db.Querier
+	Logger    *slog.Logger
+	Version   string
 }
 
 // MinPassword is how long a password must be, in bytes.
@@ -56,8 +58,8 @@ type Admin struct {
 
 // New makes a dashboard; Run starts it.
 func New(cfg Config) (*Admin, error) {
-	if len(cfg.Password) < MinPassword || len(cfg.Key) == 0 || cfg.Node == nil || cfg.Gate == nil || cfg.Pool == nil || cfg.Logger == nil {
-		return nil, errors.New("admin: Password, Key, Node, Gate, Pool and Logger are required")
+	if len(cfg.Password) < MinPassword || len(cfg.Key) == 0 || cfg.Node == nil || cfg.Gate == nil || cfg.Resources == nil || cfg.Pool == nil || cfg.Logger == nil {
+		return nil, errors.New("admin: Password, Key, Node, Gate, Resources, Pool and Logger are required")
 	}
 	login, err := template.New("login").Parse(loginPage)
 	if err != nil {
@@ -90,6 +92,8 @@ func (a *Admin) Routes() http.Handler {
 		r.Delete("/keys/{id}", a.deleteKey)
 		r.Get("/tenants/{tenant}/runs", a.asTenant(a.cfg.Gate.ListRuns))
 		r.Get("/tenants/{tenant}/usage", a.asTenant(a.cfg.Gate.Usage))
+		r.Get("/tenants/{tenant}/prompts", a.asTenant(a.cfg.Resources.Handler("list_prompts")))
+		r.Get("/tenants/{tenant}/evaluations", a.asTenant(a.cfg.Resources.Handler("list_evaluations")))
 	})
 	return r
 }

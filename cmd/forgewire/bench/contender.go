@@ -47,7 +47,7 @@ const namespaces = `{"namespaces":[{"name":"crowd","presence":true},{"name":"pas
 // forgewire starts replicas that take so many connections each, on a private PostgreSQL.
 func (c *CrowdConfig) forgewire(ctx context.Context, replicas, connections int) (*contender, error) {
 	st, err := startStack(ctx, stackConfig{Binary: c.Binary, Environ: c.Environ, Replicas: replicas, Progress: c.Progress,
-		Settings: []string{fmt.Sprintf("FORGEWIRE_MAX_CONNECTIONS=%d", connections+100), "FORGEWIRE_NAMESPACES=" + namespaces}})
+		Variables: []string{fmt.Sprintf("FORGEWIRE_MAX_CONNECTIONS=%d", connections+100), "FORGEWIRE_NAMESPACES=" + namespaces}})
 	if err != nil {
 		return nil, err
 	}

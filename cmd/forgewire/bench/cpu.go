@@ -95,6 +95,26 @@ func (g watched) total() (total time.Duration, err error) {
 	return total, nil
 }
 
+// each is what everybody took so far, in seconds. It leaves out what the system does not tell.
+func (g watched) each() map[string]float64 {
+	used := map[string]float64{}
+	for name, pids := range g {
+		if t, err := cpuTime(pids()); err == nil {
+			used[name] = t.Seconds()
+		}
+	}
+	return used
+}
+
+// perEach is what everybody took between two looks for each of n things, in microseconds.
+func perEach(before, after map[string]float64, n int) map[string]float64 {
+	out := map[string]float64{}
+	for name, seconds := range after {
+		out[name] = (seconds - before[name]) * 1e6 / float64(n)
+	}
+	return out
+}
+
 // during measures the CPU seconds of a window. It leaves out what the system does not tell.
 func (g watched) during(ctx context.Context, w window) map[string]float64 {
 	if !waitUntil(ctx, w.from) {

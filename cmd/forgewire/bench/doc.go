@@ -9,6 +9,9 @@
 // without either. SQL measures what forgewire.publish costs a user's own transactions. Both check that what
 // was acknowledged arrived, once and in order: a figure for a server that loses messages says nothing.
 //
+// LLM measures the endpoint before a fake model (infra/fakellm), beside the model itself and a naive cache, and
+// checks that every answer is whole and its question's.
+//
 // Each call owns what it starts (a private PostgreSQL, the replicas, the generator) and has ended all of it
 // when it returns. It never judges a time: machines differ. Only ratios inside one run are to be trusted.
 package bench

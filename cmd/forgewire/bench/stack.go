@@ -16,6 +16,8 @@ type stack struct {
 	private  *devstack.Stack // nil where the database was given
 	database string
 	apiKey   string
+	valkey   bool     // there is one
+	environ  []string // what replicas get besides what launchReplica sets
 	replicas []*replica
 }
 
@@ -25,28 +27,33 @@ type stackConfig struct {
 	Environ  []string // of which the replicas get the variables of the Go runtime
 	Database string   // "" for a private one
 	Replicas int
-	Settings []string // variables of the replicas' beside those that a benchmark cannot do without
 	Progress io.Writer
+
+	Valkey    bool     // beside a private database, if it is installed
+	Variables []string // more of the replicas' environment
 }
 
 func startStack(ctx context.Context, cfg stackConfig) (s *stack, err error) {
-	s = &stack{database: cfg.Database, apiKey: rand.Text()}
+	s = &stack{database: cfg.Database, apiKey: rand.Text(), environ: append(goVariables(cfg.Environ), cfg.Variables...)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.stop(ctx))
 		}
 	}()
 	if s.database == "" {
-		if s.private, err = devstack.Start(ctx, devstack.Config{NoValkey: true, Progress: cfg.Progress}); err != nil {
+		if s.private, err = devstack.Start(ctx, devstack.Config{NoValkey: !cfg.Valkey, Progress: cfg.Progress}); err != nil {
 			return s, err
 		}
 		s.database = s.private.Postgres.URL()
+		if s.valkey = s.private.Valkey != nil; s.valkey {
+			s.environ = append(s.environ, "VALKEY_URL="+s.private.Valkey.URL())
+		}
 		if err = db.Migrate(ctx, s.database); err != nil {
 			return s, err
 		}
 	}
 	for range cfg.Replicas {
-		r, err := startReplica(ctx, cfg.Binary, s.database, s.apiKey, append(goVariables(cfg.Environ), cfg.Settings...))
+		r, err := startReplica(ctx, cfg.Binary, s.database, s.apiKey, s.environ)
 		if err != nil {
 			return s, err
 		}
@@ -75,6 +82,10 @@ func (s *stack) system() *system {
 	sys.watched["replicas"] = func() []int { return pids }
 	if s.private != nil {
 		sys.watched["postgres"] = serverAndChildren(s.private.Postgres.PID())
+		if s.valkey {
+			pid := s.private.Valkey.PID()
+			sys.watched["valkey"] = func() []int { return []int{pid} }
+		}
 	}
 	return sys
 }

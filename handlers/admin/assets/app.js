@@ -7,11 +7,12 @@ import { requests } from './requests.js';
 import { cache } from './cache.js';
 import { resources } from './resources.js';
 import { keys } from './keys.js';
+import { prompts } from './prompts.js';
 import { runs } from './runs.js';
 
 // A panel has a title, an element, and what it wants of: figures(all, rates), shown(), hidden().
 const live = new Live();
-const panels = { overview: overview(), channels: channels(live), requests: requests(), cache: cache(), resources: resources(), keys: keys(), runs: runs() };
+const panels = { overview: overview(), channels: channels(live), requests: requests(), cache: cache(), resources: resources(), prompts: prompts(), keys: keys(), runs: runs() };
 const main = document.getElementById('main');
 const links = new Map();
 let current = null;

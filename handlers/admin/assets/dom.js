@@ -53,7 +53,7 @@ export async function ask(path, options = {}) {
     return new Promise(() => {}); // the page is about to go
   }
   const body = await response.json().catch(() => ({}));
-  if (!response.ok) throw new Error((typeof body.error === 'string' ? body.error : body.error?.message) ?? `the server answered ${response.status}`);
+  if (!response.ok) throw new Error((typeof body.error === 'string' ? body.error : body.error?.message ?? body.detail) ?? `the server answered ${response.status}`);
   return body;
 }
 

@@ -1,8 +1,9 @@
 // Runs: requests to models, the newest first, and what a tenant used this month.
+import { tenants } from './tenants.js';
 import { ask, card, el, money, ms, number, report, table, tile, when } from './dom.js';
 
 export function runs() {
-  const tenant = el('select', { id: 'runs-tenant', onchange: () => load(null) });
+  const tenant = tenants('runs-tenant', () => load(null));
   const problem = el('p', { class: 'problem', role: 'alert' });
   const list = table('Runs', ['When', 'Model', 'Status', 'Cache', '#Tokens', '#Cost', '#Saved', '#Took', 'Key'], 'No run yet.');
   const month = { requests: tile('Requests this month'), cached: tile('From the cache'), paid: tile('Paid'), saved: tile('Saved') };
@@ -11,7 +12,7 @@ export function runs() {
   let rows = [];
 
   const load = (after) => report(problem, async () => {
-    const path = `tenants/${encodeURIComponent(tenant.value)}`;
+    const path = `tenants/${encodeURIComponent(tenant.element.value)}`;
     const query = new URLSearchParams({ limit: '50', ...(after ? { after } : {}) });
     const [page, usage] = await Promise.all([ask(`${path}/runs?${query}`), ask(`${path}/usage`)]);
     rows = (after ? rows : []).concat(page.data);
@@ -28,14 +29,10 @@ export function runs() {
 
   return {
     title: 'Runs',
-    element: el('section', {}, card('Runs', el('div', { class: 'row' }, el('label', { for: 'runs-tenant' }, 'Tenant'), tenant), problem,
+    element: el('section', {}, card('Runs', tenant.row, problem,
       el('dl', { class: 'tiles' }, ...Object.values(month).map((t) => t.element)), list.element, more)),
     shown: () => report(problem, async () => {
-      const { keys, default_tenant: first } = await ask('keys');
-      const chosen = tenant.value;
-      const all = [...new Set([first, ...keys.map((k) => k.tenant)])];
-      tenant.replaceChildren(...all.map((t) => el('option', { value: t }, t)));
-      if (all.includes(chosen)) tenant.value = chosen;
+      await tenant.load();
       await load(null);
     }),
   };

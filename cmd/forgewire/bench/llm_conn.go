@@ -1,0 +1,189 @@
+package bench
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+
+	"forgewire/infra/fakellm"
+)
+
+// target is a server with OpenAI's endpoints.
+type target struct {
+	host string
+	key  string // "" sends none
+}
+
+// question is one chat request.
+type question struct {
+	model  string
+	text   string
+	stream bool
+	user   string // "" leaves it out
+}
+
+// instructions precede each question, as an application's own do.
+var instructions = strings.Repeat("You are the assistant of a shop. Answer in one paragraph, and only about its goods. ", 8)
+
+// request is the question as it goes over the wire.
+func (t target) request(q question) []byte {
+	var more string
+	if q.stream {
+		more = `,"stream":true`
+	}
+	if q.user != "" {
+		more += fmt.Sprintf(`,"user":%q`, q.user)
+	}
+	body := fmt.Sprintf(`{"model":%q,"messages":[{"role":"system","content":%q},{"role":"user","content":%q}]%s}`, q.model, instructions, q.text, more)
+	return fmt.Appendf(nil, "POST /v1/chat/completions HTTP/1.1\r\nHost: %s\r\nAuthorization: Bearer %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s",
+		t.host, t.key, len(body), body)
+}
+
+// trivial asks for the least that a server does.
+func (t target) trivial() []byte {
+	return fmt.Appendf(nil, "GET /livez HTTP/1.1\r\nHost: %s\r\n\r\n", t.host)
+}
+
+// llmReply is what came of a request. Times count from when it was sent.
+type llmReply struct {
+	status int
+	cache  string // hit, joined, stale or miss
+	first  time.Duration
+	done   time.Duration
+}
+
+// llmConn asks over one keep-alive connection: net/http's client alone takes longer than a hit. One goroutine
+// uses it.
+type llmConn struct {
+	target target
+	conn   net.Conn
+	in     *bufio.Reader
+	lines  *bufio.Reader
+	buffer bytes.Buffer
+	stop   func() bool
+}
+
+func dialLLM(ctx context.Context, t target) (*llmConn, error) {
+	conn, err := new(net.Dialer).DialContext(ctx, "tcp", t.host)
+	if err != nil {
+		return nil, fmt.Errorf("connect to %s: %w", t.host, err)
+	}
+	c := &llmConn{target: t, conn: conn, in: bufio.NewReaderSize(conn, 16<<10), lines: bufio.NewReaderSize(nil, 4<<10)}
+	c.stop = context.AfterFunc(ctx, func() { _ = conn.Close() }) // ends what waits on it
+	return c, nil
+}
+
+func (c *llmConn) close() {
+	c.stop()
+	_ = c.conn.Close() // nothing is under way
+}
+
+// ask sends a question, reads the answer to its end, and demands that it is this question's and whole. each
+// gets the lines of a stream as they come.
+func (c *llmConn) ask(q question, each func(line []byte)) (llmReply, error) {
+	r, err := c.do(c.target.request(q), each)
+	if err != nil {
+		return r, err
+	}
+	switch {
+	case r.status != http.StatusOK:
+		return r, fmt.Errorf("status %d: %.300s", r.status, c.buffer.Bytes())
+	case !bytes.Contains(c.buffer.Bytes(), []byte(fakellm.Mark(q.text))):
+		return r, fmt.Errorf("%w: the answer to %q is another question's: %.300s", ErrWrongAnswer, q.text, c.buffer.Bytes())
+	case q.stream && !bytes.Contains(c.buffer.Bytes(), []byte("[DONE]")):
+		return r, fmt.Errorf("%w: the stream is cut: %.300s", ErrWrongAnswer, c.buffer.Bytes())
+	}
+	return r, nil
+}
+
+// ErrWrongAnswer says that somebody got an answer to what he had not asked, or a part of one.
+var ErrWrongAnswer = errors.New("a wrong answer")
+
+// do sends a request and reads the response into buffer.
+func (c *llmConn) do(request []byte, each func(line []byte)) (r llmReply, err error) {
+	sent := time.Now()
+	if _, err = c.conn.Write(request); err != nil {
+		return r, fmt.Errorf("send a request: %w", err)
+	}
+	response, err := http.ReadResponse(c.in, nil)
+	if err != nil {
+		return r, fmt.Errorf("read a response: %w", err)
+	}
+	defer response.Body.Close()
+	r.status, r.cache = response.StatusCode, cacheStatus(response.Header.Get("Cache-Status"))
+	c.buffer.Reset()
+	if !strings.HasPrefix(response.Header.Get("Content-Type"), "text/event-stream") {
+		_, err = c.buffer.ReadFrom(response.Body)
+		r.done = time.Since(sent)
+		r.first = r.done
+	} else {
+		err = c.stream(response.Body, &r, sent, each)
+	}
+	if err != nil {
+		return r, fmt.Errorf("read a response's body: %w", err)
+	}
+	return r, nil
+}
+
+// stream reads a body line by line.
+func (c *llmConn) stream(body io.Reader, r *llmReply, sent time.Time, each func(line []byte)) error {
+	c.lines.Reset(body)
+	for {
+		line, err := c.lines.ReadSlice('\n')
+		if r.first == 0 && bytes.Contains(line, []byte("re:")) {
+			r.first = time.Since(sent)
+		}
+		if each != nil {
+			each(line)
+		}
+		c.buffer.Write(line)
+		if errors.Is(err, io.EOF) {
+			r.done = time.Since(sent)
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// cacheStatus says in one word what the header says: RFC 9211, as Forgewire and the naive cache write it.
+func cacheStatus(header string) string {
+	has := func(part string) bool {
+		for p := range strings.SplitSeq(header, ";") {
+			if strings.TrimSpace(p) == part {
+				return true
+			}
+		}
+		return false
+	}
+	switch {
+	case has("collapsed"):
+		return "joined"
+	case has("fwd=stale"), has("detail=stale-if-error"):
+		return "stale"
+	case has("hit"):
+		return "hit"
+	}
+	return "miss"
+}
+
+// tokenOf is the text of a chunk's first choice in a line of a stream; "" where there is none.
+func tokenOf(line []byte) string {
+	_, rest, ok := bytes.Cut(line, []byte(`"content":"`))
+	if !ok {
+		return ""
+	}
+	text, _, _ := bytes.Cut(rest, []byte(`"`)) // the fake model's tokens have no quotes
+	return string(text)
+}
+
+// nanoseconds is now, as the stamps of tokens are.
+func nanoseconds() int64 { return time.Now().UnixNano() }

@@ -133,7 +133,8 @@ func isSecure(r *http.Request) bool {
 // setCookie gives the browser a session, or takes it away. The path keeps it from the WebSocket's handshake, whose
 // cookies may be told to the team's own backend.
 func setCookie(w http.ResponseWriter, secure bool, value string, age time.Duration) {
-	c := &http.Cookie{Name: cookieName, Value: value, Path: Path, HttpOnly: true, Secure: secure, SameSite: http.SameSiteStrictMode, MaxAge: int(age.Seconds())} //nolint:gosec // Secure wherever it came over https; over loopback it cannot be
+	//nolint:gosec // Secure over https alone: over http a browser would not take it
+	c := &http.Cookie{Name: cookieName, Value: value, Path: Path, HttpOnly: true, Secure: secure, SameSite: http.SameSiteStrictMode, MaxAge: int(age.Seconds())}
 	if secure {
 		c.Name = secureCookieName
 	}

@@ -388,7 +388,7 @@ func TestPublishingIntoARestore(t *testing.T) {
 	execute(t, a.url, "DROP SCHEMA forgewire CASCADE")
 	for _, list := range [][]string{first, rest} {
 		path := file + ".list"
-		if err := os.WriteFile(path, []byte(strings.Join(list, "")), 0o644); err != nil { //nolint:gosec // pg_restore runs as somebody else
+		if err := os.WriteFile(path, []byte(strings.Join(list, "")), 0o644); err != nil {
 			t.Fatal(err)
 		}
 		cmd, err := devstack.Command(t.Context(), "pg_restore", "-d", a.url, "-L", path, file)

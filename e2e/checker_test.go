@@ -140,7 +140,7 @@ func checkHistory(f *findings, h history, rows []row, byID map[string]row, wentB
 	who := h.subscriber + " on " + h.channel
 	after := func(offset uint64) int {
 		i, _ := slices.BinarySearchFunc(rows, offset+1, func(r row, o uint64) int {
-			return int(min(1, max(-1, int64(r.offset)-int64(o)))) //nolint:gosec // offsets are below 2^53
+			return int(min(1, max(-1, int64(r.offset)-int64(o))))
 		})
 		return i
 	}

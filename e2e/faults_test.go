@@ -225,7 +225,7 @@ func TestPoolHangs(t *testing.T) {
 			raw.send(text, fmt.Appendf(nil, `{"id":%d,"subscribe":{"channel":"room:%d","recover":true,"offset":%d,"epoch":%q}}`, id, id, first.Offset+1000, first.Epoch))
 		}
 	}
-	// While nobody can read the log, they make the pool as large as it may be.
+	// While nobody can read the log, they take as much of the pool as they may.
 	lock := dial(t, c.url)
 	tx, err := lock.Begin(t.Context())
 	if err != nil {
@@ -238,7 +238,7 @@ func TestPoolHangs(t *testing.T) {
 	ask(2)
 	until(t, 20*time.Second, "the pool growing", func() string {
 		n := query[int](t, c.url, "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'forgewire' AND wait_event_type = 'Lock'")
-		if n < 20 {
+		if n < 16 { // as many as may read the past at once
 			return fmt.Sprint(n)
 		}
 		return ""

@@ -7,6 +7,7 @@ import (
 	"net/http"
 
 	"forgewire/db"
+	"forgewire/handlers/problem"
 	"forgewire/realtime"
 )
 
@@ -23,8 +24,15 @@ type errorBody struct {
 	Error *realtime.Error `json:"error"`
 }
 
+// codes are those of what concerns any resource.
+var codes = map[int]string{http.StatusNotFound: "no_such_path", http.StatusMethodNotAllowed: "method_not_allowed", http.StatusInternalServerError: "internal_error"}
+
 // fail answers with an error.
 func (s *server) fail(w http.ResponseWriter, r *http.Request, status int, e *realtime.Error) {
+	if problem.Wanted(r.Context()) {
+		problem.New(status, codes[status], e.Message).Write(w)
+		return
+	}
 	s.write(w, r, status, errorBody{e})
 }
 

@@ -6,6 +6,8 @@ import (
 	"reflect"
 	"strings"
 
+	"forgewire/handlers/problem"
+	"forgewire/handlers/resources"
 	"forgewire/realtime"
 )
 
@@ -51,7 +53,7 @@ func paths() []path {
 }
 
 // document describes everything that is served, in OpenAPI 3.1, from the types that the handlers use.
-func document(version string, methods []method) object {
+func document(version string, methods []method, routes []resources.Route) object {
 	all := object{}
 	for _, m := range methods {
 		result := object{"type": "object", "required": []string{"result"}, "properties": object{"result": schemaOf(m.result, false)}}
@@ -67,6 +69,7 @@ func document(version string, methods []method) object {
 		all[p.path].(object)[p.method] = p.operation()
 	}
 	maps.Copy(all, v1())
+	addResources(all, routes)
 	return object{
 		"openapi":           "3.1.0",
 		"jsonSchemaDialect": "https://json-schema.org/draft/2020-12/schema",
@@ -74,7 +77,8 @@ func document(version string, methods []method) object {
 			"description": "The server API has Centrifugo's requests and replies: a command that was understood and refused is 200 with an error."},
 		"paths": all,
 		"components": object{
-			"schemas": object{"Error": structSchema(reflect.TypeFor[realtime.Error](), false)},
+			"schemas": object{"Error": structSchema(reflect.TypeFor[realtime.Error](), false),
+				"Problem": structSchema(reflect.TypeFor[problem.Problem](), false)},
 			"securitySchemes": object{
 				"key":    object{"type": "apiKey", "in": "header", "name": "X-API-Key"},
 				"bearer": object{"type": "http", "scheme": "bearer"},

@@ -4,12 +4,13 @@ import (
 	"reflect"
 
 	"forgewire/handlers/access"
+	"forgewire/handlers/stream"
 )
 
-// v1 describes the routes of /v1 that the keys of `forgewire key` open. Their errors have OpenAI's form.
+// v1 describes the routes of /v1 that the keys of `forgewire key` open. Their errors are problems.
 func v1() object {
 	failed := func(why string) object {
-		return object{"description": why, "content": asJSON(schemaOf(reflect.TypeFor[access.ErrorBody](), false))}
+		return aProblem(why)
 	}
 	get := func(id, about string, result reflect.Type, parameters ...object) object {
 		o := object{"operationId": id, "summary": about, "security": []object{{"bearer": []string{}}}, "responses": object{
@@ -35,8 +36,16 @@ func v1() object {
 			query("cache", "What the cache had to do with it.", object{"type": "string", "enum": []string{"hit", "miss", "collapsed", "stale", "bypass"}}),
 			query("since", "RFC 3339, or seconds since 1970.", text),
 			query("until", "RFC 3339, or seconds since 1970; not this moment itself.", text)),
+		"/v1/runs/export": exported(get("v1_runs_export", "All of the tenant's runs, the newest first, as NDJSON or CSV; the same parameters as /v1/runs but limit, and after takes the cursor of a line.", reflect.TypeFor[access.ExportedRun](),
+			query("after", "The cursor of the last line that is at hand.", text))),
 		"/v1/runs/{id}": get("v1_run", "One run of the key's tenant.", reflect.TypeFor[access.Run](),
 			object{"name": "id", "in": "path", "required": true, "schema": text}),
 		"/v1/usage": get("v1_usage", "What the key's tenant used this calendar month (UTC), key by key.", reflect.TypeFor[access.Usage]()),
 	}
+}
+
+// exported describes an answer that is a stream.
+func exported(get object) object {
+	get["get"].(object)["responses"].(object)["200"].(object)["content"] = streams([]string{stream.NDJSON, stream.CSV})
+	return get
 }

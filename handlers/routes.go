@@ -1,6 +1,7 @@
 package handlers
 
 import (
+	"context"
 	"crypto/sha256"
 	"errors"
 	"log/slog"
@@ -9,8 +10,13 @@ import (
 	"github.com/go-chi/chi/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"forgewire/cache"
 	"forgewire/cache/llm"
 	"forgewire/handlers/access"
+	"forgewire/handlers/admin"
+	"forgewire/handlers/middleware"
+	"forgewire/handlers/problem"
+	"forgewire/handlers/resources"
 	"forgewire/infra/memory"
 	"forgewire/infra/monitor"
 	"forgewire/infra/tracing"
@@ -22,6 +28,10 @@ type Config struct {
 	Node                *realtime.Node
 	Gate                *access.Gate
 	LLM                 *llm.Service // nil where no upstream is configured
+	Cache               *cache.Cache // nil for none, for the figures
+	Admin               *admin.Admin // nil for no dashboard
+	Resources           *resources.Service
+	MaxIPRequests       int // that one address may send to the resources a minute; 0 for no limit
 	Logger              *slog.Logger
 	APIKey              string // "" disables the server API
 	MaxPublicationBytes int
@@ -45,6 +55,8 @@ type server struct {
 	monitor *monitor.Monitor
 	pools   map[string]*pgxpool.Pool
 	memory  *memory.Governor
+	cache   *cache.Cache
+	llm     *llm.Service
 	version string
 	methods []method // of the server API, but for batch
 	// document is the OpenAPI document.
@@ -53,8 +65,8 @@ type server struct {
 
 // Routes returns the handler of everything that a replica serves.
 func Routes(cfg Config) (http.Handler, error) {
-	if cfg.Node == nil || cfg.Gate == nil || cfg.Logger == nil || cfg.Monitor == nil {
-		return nil, errors.New("handlers: Node, Gate, Logger and Monitor are required")
+	if cfg.Node == nil || cfg.Gate == nil || cfg.Resources == nil || cfg.Logger == nil || cfg.Monitor == nil {
+		return nil, errors.New("handlers: Node, Gate, Resources, Logger and Monitor are required")
 	}
 	s := &server{
 		node:    cfg.Node,
@@ -66,15 +78,18 @@ func Routes(cfg Config) (http.Handler, error) {
 		pools:   cfg.Pools,
 		memory:  cfg.Memory,
 		version: cfg.Version,
+		cache:   cfg.Cache,
+		llm:     cfg.LLM,
 	}
 	s.node.OnGather(s.answerGather)
 	s.methods = methods(s)
-	s.document = document(cfg.Version, s.methods)
+	s.document = document(cfg.Version, s.methods, cfg.Resources.Routes())
 	r := chi.NewRouter()
-	r.Use(s.observe, cfg.Tracing.Middleware, s.requestID, s.recover, s.use)
+	r.Use(s.observe, cfg.Tracing.Middleware, s.requestID, problem.Mark("/v1/prompts", "/v1/datasets", "/v1/evaluations", "/v1/runs", "/v1/usage"), s.recover, s.use)
 	if cfg.ClientIPHeader != "" {
 		r.Use(clientIP(cfg.ClientIPHeader))
 	}
+	r.Use(middleware.Preflight("/v1/", s.node.AllowsOrigin))
 	r.NotFound(func(w http.ResponseWriter, r *http.Request) { s.fail(w, r, http.StatusNotFound, notFound) })
 	r.MethodNotAllowed(func(w http.ResponseWriter, r *http.Request) { s.fail(w, r, http.StatusMethodNotAllowed, wrongMethod) })
 
@@ -94,23 +109,23 @@ func Routes(cfg Config) (http.Handler, error) {
 	}
 
 	r.With(s.authorize).Get("/v1/stats", s.v1Stats)
-	r.Group(func(r chi.Router) {
-		r.Use(cfg.Gate.Authenticate)
-		r.Get("/v1/runs", cfg.Gate.ListRuns)
-		r.Get("/v1/runs/{id}", cfg.Gate.GetRun)
-		r.Get("/v1/usage", cfg.Gate.Usage)
-		if cfg.LLM != nil {
-			models(r, cfg.LLM, cfg.Gate)
-		}
-	})
-
+	s.v1(r, cfg)
 	// The document has no secrets, and tools fetch it without headers.
 	r.Get("/api/openapi.json", s.openAPI)
 	r.Route("/api", s.apiRoutes)
+	s.pages(r, cfg)
+	return r, nil
+}
+
+// pages are what people look at.
+func (s *server) pages(r chi.Router, cfg Config) {
+	if cfg.Admin != nil {
+		cfg.Admin.OnFigures(func(ctx context.Context) (any, error) { return s.gather(ctx) })
+		r.Mount(admin.Path, cfg.Admin.Routes())
+	}
 	if cfg.Home != nil {
 		r.Handle("/*", cfg.Home)
 	}
-	return r, nil
 }
 
 // apiRoutes are the server API.
@@ -125,4 +140,24 @@ func (s *server) apiRoutes(r chi.Router) {
 	}
 	r.Post("/batch", s.batch)
 	r.Get("/stats", s.stats)
+}
+
+// v1 adds the routes that the keys of `forgewire key` open.
+func (s *server) v1(r chi.Router, cfg Config) {
+	r.Group(func(r chi.Router) {
+		r.Use(middleware.Security, middleware.CORS(s.node.AllowsOrigin), cfg.Gate.Authenticate)
+		if cfg.LLM != nil {
+			models(r, cfg.LLM, cfg.Gate)
+		}
+	})
+
+	// A model's requests have the limits of their key; these have those of their address.
+	r.Group(func(r chi.Router) {
+		r.Use(middleware.Security, middleware.CORS(s.node.AllowsOrigin), middleware.Rate(cfg.MaxIPRequests), cfg.Gate.Authenticate, middleware.Compress())
+		r.Get("/v1/runs", cfg.Gate.ListRuns)
+		r.With(s.shed).Get("/v1/runs/export", cfg.Gate.ExportRuns)
+		r.Get("/v1/runs/{id}", cfg.Gate.GetRun)
+		r.Get("/v1/usage", cfg.Gate.Usage)
+		cfg.Resources.Mount(r)
+	})
 }

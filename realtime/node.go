@@ -17,6 +17,8 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/sync/errgroup"
+
+	"forgewire/db"
 )
 
 // protobufSubprotocol is how a client asks for the binary form of the protocol.
@@ -72,12 +74,14 @@ type Node struct {
 	pending   atomic.Int64 // see ShrinkBuffers
 	gather    atomic.Pointer[func() []byte]
 	stats     stats
+	watched   chan struct{} // capacity 1; see Watched
 	sessions  sessions
 	relay     *relay
 	past      past
 	rest      *rest
 	hooks     Hooks
-	webhooks  *webhooks                 // nil for none
+	webhooks  *webhooks // nil for none
+	queue     *db.Queue
 	hearers   map[string][]func([]byte) // by topic; fixed once Run has begun
 
 	verifier    *verifier
@@ -110,7 +114,7 @@ func New(cfg Config) (*Node, error) {
 		cfg.PublishPool = cfg.Pool
 	}
 	n := &Node{cfg: cfg, logger: cfg.Logger, log: NewLog(cfg.Pool), hub: newHub(), health: newHealth(cfg.PublishPool),
-		id: uuid.NewString(), started: time.Now(), draining: make(chan struct{}), hearers: map[string][]func([]byte){}}
+		id: uuid.NewString(), started: time.Now(), draining: make(chan struct{}), watched: make(chan struct{}, 1), hearers: map[string][]func([]byte){}}
 	n.past = n.log
 	n.hub.tail.age = cfg.RetentionAge
 	if err := n.guard(); err != nil {
@@ -146,6 +150,10 @@ func (n *Node) reachOut() (err error) {
 	if err = checkWebhooks(n.cfg); err != nil {
 		return err
 	}
+	if n.queue, err = db.NewQueue(n.cfg.Pool, n.logger); err != nil {
+		return fmt.Errorf("realtime: %w", err)
+	}
+	n.Hear(db.QueueTopic, func([]byte) { n.queue.Wake() })
 	n.webhooks, err = newWebhooks(n)
 	return err
 }
@@ -183,6 +191,9 @@ func (n *Node) guard() (err error) {
 	return nil
 }
 
+// Queue is that of the jobs which replicas do in the background. Workers are added to it before Run.
+func (n *Node) Queue() *db.Queue { return n.queue }
+
 // Run works until ctx ends, and then stops in order: no new connection, every client told to reconnect, the
 // publisher emptied, the listener gone. It returns when nothing is left running.
 func (n *Node) Run(ctx context.Context) error {
@@ -201,6 +212,7 @@ func (n *Node) Run(ctx context.Context) error {
 	feeds.Go(func() error { return n.maintain(feed) })
 	feeds.Go(func() error { return n.returnMemory(feed) })
 	feeds.Go(func() error { return n.webhooks.run(feed) })
+	feeds.Go(func() error { return n.queue.Run(feed) })
 
 	<-ctx.Done()
 	n.accepting.Lock()
@@ -273,6 +285,9 @@ func (n *Node) Ready(ctx context.Context) error {
 func (n *Node) Check(m *Message) error {
 	if err := check(m, n.cfg.MaxPublicationBytes); err != nil {
 		return err
+	}
+	if namespaceOf(m.Channel) == OperatorNamespace {
+		return errOperatorsOnly
 	}
 	m.ephemeral = m.ephemeral || n.cfg.Namespaces.of(m.Channel).Ephemeral
 	if m.ephemeral && m.Key != "" {

@@ -47,6 +47,11 @@ func originAllowed(origin, host string, patterns []string) bool {
 	return false
 }
 
+// AllowsOrigin says whether a page of the origin may call this host.
+func (n *Node) AllowsOrigin(r *http.Request, origin string) bool {
+	return originAllowed(origin, r.Host, n.cfg.AllowedOrigins)
+}
+
 // ServePreflight answers a browser that asks whether a page may send a request to a stream's routes.
 func (n *Node) ServePreflight(w http.ResponseWriter, r *http.Request) {
 	if !n.admitOrigin(w, r) {

@@ -16,9 +16,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/riverqueue/river"
-	"github.com/riverqueue/river/riverdriver/riverpgxv5"
 
 	"forgewire/db"
 )
@@ -29,25 +27,19 @@ const (
 	webhookGivesUp   = 3 * 24 * time.Hour // after the event
 	webhookMaxWait   = time.Hour          // between two attempts
 	webhookWorkers   = 4                  // requests under way at once, of one replica
-	webhookRescue    = time.Minute        // then an attempt of a replica that died is made again
-	deliveryPoll     = time.Second        // while something waits to be delivered
 	deliveryQueue    = "webhooks"
 	deliveryAttempts = 10_000 // never reached: time is what ends the attempts
 )
 
-// delivery sends what is in the queue, river's, to the receiver. A river client polls, elects a leader and
-// tidies up, so there is one only while something is queued: when all was delivered it stops, and a
-// notification that comes with each insert starts it again, on every replica.
+// delivery sends what is in the queue to the receiver. It is the worker of its jobs.
 type delivery struct {
 	river.WorkerDefaults[webhookJob]
-	pool   *pgxpool.Pool
 	logger *slog.Logger
 	stats  *stats
 	url    string
 	secret []byte
 	client *http.Client
-	woken  chan struct{}         // capacity 1
-	queue  *river.Client[pgx.Tx] // for inserts
+	queue  *db.Queue
 }
 
 // webhookJob is one request.
@@ -59,21 +51,12 @@ type webhookJob struct {
 func (webhookJob) Kind() string { return "webhook" }
 
 func newDelivery(n *Node) (*delivery, error) {
-	d := &delivery{pool: n.cfg.Pool, logger: n.logger, stats: &n.stats, url: n.cfg.WebhookURL, secret: []byte(n.cfg.WebhookSecret),
-		client: newHTTPClient(webhookWorkers), woken: make(chan struct{}, 1)}
-	var err error
-	d.queue, err = river.NewClient(riverpgxv5.New(d.pool), &river.Config{Schema: db.Schema, Logger: d.quiet()})
-	if err != nil {
+	d := &delivery{logger: n.logger, stats: &n.stats, url: n.cfg.WebhookURL, secret: []byte(n.cfg.WebhookSecret),
+		client: newHTTPClient(webhookWorkers), queue: n.queue}
+	if err := db.AddWorker(d.queue, deliveryQueue, webhookWorkers, d); err != nil {
 		return nil, fmt.Errorf("make the webhooks' queue: %w", err)
 	}
 	return d, nil
-}
-
-func (d *delivery) wake() {
-	select {
-	case d.woken <- struct{}{}:
-	default:
-	}
 }
 
 // insert queues requests with these events inside tx.
@@ -88,91 +71,10 @@ func (d *delivery) insert(ctx context.Context, tx pgx.Tx, at int64, events []web
 	if len(jobs) == 0 {
 		return nil
 	}
-	if _, err := d.queue.InsertManyFastTx(ctx, tx, jobs); err != nil {
+	if err := d.queue.Insert(ctx, tx, jobs); err != nil {
 		return fmt.Errorf("queue the webhooks: %w", err)
 	}
 	return nil
-}
-
-// run delivers whenever something is queued, until ctx ends.
-func (d *delivery) run(ctx context.Context) error {
-	defer d.client.CloseIdleConnections()
-	for {
-		select {
-		case <-d.woken:
-		case <-ctx.Done():
-			return nil
-		}
-		for {
-			err := d.session(ctx)
-			if ctx.Err() != nil {
-				return nil
-			}
-			if err == nil {
-				break
-			}
-			d.logger.Warn("the webhooks' queue failed, trying again", "error", err)
-			if !pause(ctx, flushRetry) {
-				return nil
-			}
-		}
-	}
-}
-
-// session delivers until nothing is queued.
-func (d *delivery) session(ctx context.Context) error {
-	if waiting, err := d.waiting(ctx); err != nil || !waiting {
-		return err
-	}
-	workers := river.NewWorkers()
-	if err := river.AddWorkerSafely(workers, d); err != nil {
-		return fmt.Errorf("add the worker: %w", err)
-	}
-	c, err := river.NewClient(riverpgxv5.New(d.pool), &river.Config{
-		Schema: db.Schema, Logger: d.quiet(), Workers: workers,
-		Queues:                      map[string]river.QueueConfig{deliveryQueue: {MaxWorkers: webhookWorkers}},
-		PollOnly:                    true, // its LISTEN would be swallowed by a pooler in transaction mode
-		FetchPollInterval:           deliveryPoll,
-		JobTimeout:                  2 * webhookTimeout,
-		RescueStuckJobsAfter:        webhookRescue,
-		CompletedJobRetentionPeriod: time.Minute,
-		SoftStopTimeout:             time.Second,
-	})
-	if err != nil {
-		return fmt.Errorf("make the queue's client: %w", err)
-	}
-	if err = c.Start(context.WithoutCancel(ctx)); err != nil {
-		return fmt.Errorf("start the queue's client: %w", err)
-	}
-	defer func() {
-		stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*webhookTimeout)
-		defer cancel()
-		if err := c.Stop(stop); err != nil {
-			d.logger.Warn("the webhooks' queue did not stop in time", "error", err)
-		}
-	}()
-	for pause(ctx, 2*deliveryPoll) {
-		select { // what was inserted before this look needs no other
-		case <-d.woken:
-		default:
-		}
-		if waiting, err := d.waiting(ctx); err != nil || !waiting {
-			return err
-		}
-	}
-	return ctx.Err()
-}
-
-// waiting says whether something is queued, now or for a later attempt.
-func (d *delivery) waiting(ctx context.Context) (waiting bool, err error) {
-	ctx, cancel := context.WithTimeout(ctx, recordTimeout)
-	defer cancel()
-	err = d.pool.QueryRow(ctx, `SELECT EXISTS (SELECT FROM forgewire.river_job
-		WHERE state IN ('available', 'pending', 'retryable', 'running', 'scheduled') AND queue = $1)`, deliveryQueue).Scan(&waiting)
-	if err != nil {
-		return false, fmt.Errorf("look into the webhooks' queue: %w", err)
-	}
-	return waiting, nil
 }
 
 // Work makes one attempt.
@@ -235,20 +137,3 @@ func signatureOf(secret []byte, at time.Time, body []byte) string {
 	mac.Write(body)
 	return "t=" + t + ",v1=" + hex.EncodeToString(mac.Sum(nil))
 }
-
-// quiet is a logger for river, which tells of each start and stop.
-func (d *delivery) quiet() *slog.Logger { return slog.New(warnings{d.logger.Handler()}) }
-
-// warnings lets pass what is a warning or worse.
-type warnings struct{ slog.Handler }
-
-// Enabled is slog's.
-func (w warnings) Enabled(ctx context.Context, l slog.Level) bool {
-	return l >= slog.LevelWarn && w.Handler.Enabled(ctx, l)
-}
-
-// WithAttrs is slog's.
-func (w warnings) WithAttrs(a []slog.Attr) slog.Handler { return warnings{w.Handler.WithAttrs(a)} }
-
-// WithGroup is slog's.
-func (w warnings) WithGroup(name string) slog.Handler { return warnings{w.Handler.WithGroup(name)} }

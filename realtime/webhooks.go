@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
-	"golang.org/x/sync/errgroup"
 )
 
 // Timing of webhooks.
@@ -121,10 +120,8 @@ func (w *webhooks) run(ctx context.Context) error {
 	if w == nil {
 		return nil
 	}
-	var g errgroup.Group
-	g.Go(func() error { return w.delivery.run(ctx) })
-	g.Go(func() error { return w.record(ctx) })
-	return g.Wait()
+	defer w.delivery.client.CloseIdleConnections()
+	return w.record(ctx)
 }
 
 func (w *webhooks) wake() {
@@ -144,13 +141,12 @@ func (w *webhooks) reconnected() {
 	w.unsure = true
 	w.mu.Unlock()
 	w.wake()
-	w.delivery.wake()
 }
 
 // queued is called when some replica has inserted requests.
 func (w *webhooks) queued() {
 	if w != nil {
-		w.delivery.wake()
+		w.delivery.queue.Wake()
 	}
 }
 

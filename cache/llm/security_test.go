@@ -101,3 +101,28 @@ func TestWhoHangsUpEarlyPays(t *testing.T) {
 		t.Errorf("%+v", run)
 	}
 }
+
+// Whom to ask is the configuration's to say, whatever a request has in its body, its headers or its model's name.
+func TestARequestCannotChooseTheUpstream(t *testing.T) {
+	evil := newUpstream(t)
+	r, u := single(t, nil)
+	address := evil.URL + "/v1"
+	for i, body := range []string{
+		ask("1", `,"api_base":"`+address+`","base_url":"`+address+`","api_key":"x"`),
+		strings.Replace(ask("2", ""), `"m"`, `"`+address+`/m"`, 1),
+		strings.Replace(ask("3", ""), `"m"`, `"default/../../x"`, 1),
+	} {
+		r.post(t, "chat/completions?api_base="+address, body, "Host", "evil.test", "X-Forwarded-Host", "evil.test", "Openai-Base-Url", address, "X-Upstream-Url", address)
+		if evil.calls.Load() > 0 || u.calls.Load() != int64(i+1) {
+			t.Errorf("%s: asked %d times, and another %d times", body, u.calls.Load(), evil.calls.Load())
+		}
+	}
+	// Nor may the upstream say so.
+	u.handle = func(_ int64, w http.ResponseWriter, r *http.Request, _ []byte) bool {
+		http.Redirect(w, r, address+"/chat/completions", http.StatusTemporaryRedirect)
+		return true
+	}
+	if got := r.post(t, "chat/completions", ask("4", "")); evil.calls.Load() > 0 || !strings.Contains(got.body, "upstream_redirect") {
+		t.Errorf("%d %s, and another was asked %d times", got.status, got.body, evil.calls.Load())
+	}
+}

@@ -5,6 +5,8 @@ import (
 	"net/http"
 	"strconv"
 	"time"
+
+	"forgewire/infra/monitor"
 )
 
 // writeWithin is how long a client may take to accept what is written to it. It then has to resume.
@@ -84,7 +86,9 @@ func (rd *reader) serve(ctx context.Context) error {
 	if rd.req.stream {
 		return rd.stream(ctx)
 	}
+	waiting := monitor.Span(ctx, monitor.Upstream)
 	v, err := rd.tape.ended(ctx)
+	waiting.End()
 	if err != nil {
 		return err
 	}
@@ -146,7 +150,9 @@ func (rd *reader) write(b []byte) error {
 // stream writes events as they come.
 func (rd *reader) stream(ctx context.Context) error {
 	// Not before the first event: until then a failure can be told by the status.
+	waiting := monitor.Span(ctx, monitor.Upstream)
 	v, err := rd.tape.wait(ctx, rd.after, func(v view) bool { return v.head != nil && v.head.Stream && (len(v.events) > 0 || rd.after > 0) })
+	waiting.End()
 	if err != nil {
 		return err
 	}
@@ -221,7 +227,9 @@ func (rd *reader) render(v view, n int) (b []byte) {
 
 // whole writes an answer that came in one piece as a stream.
 func (rd *reader) whole(ctx context.Context) error {
+	waiting := monitor.Span(ctx, monitor.Upstream)
 	v, err := rd.tape.ended(ctx)
+	waiting.End()
 	if err != nil {
 		return err
 	}

@@ -47,7 +47,7 @@ func newJournal(pool db.Querier, logger *slog.Logger, retention time.Duration) *
 func (j *journal) record(r *llm.Run) {
 	row := db.Run{
 		ID: "run_" + random(15), Started: r.Started, Tenant: r.Tenant, AnswerID: r.ID, KeyID: r.KeyID,
-		Endpoint: r.Endpoint, Model: r.Model, Upstream: r.Upstream, Status: int32(r.Status), Cache: string(r.Cache), //nolint:gosec // an HTTP status
+		Endpoint: r.Endpoint, Model: r.Model, Upstream: r.Upstream, Status: int32(r.Status), Cache: string(r.Cache),
 		RequestHash: r.RequestHash, PromptTokens: r.PromptTokens, CompletionTokens: r.CompletionTokens,
 		CostMicros: cost(r), SavedMicros: r.SavedMicros, Duration: r.Duration, Error: r.Error,
 	}

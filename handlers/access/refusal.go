@@ -5,6 +5,7 @@ import (
 	"net/http"
 
 	"forgewire/cache/llm"
+	"forgewire/handlers/problem"
 )
 
 // What a caller without a good key gets. Only somebody who has the secret is told that his key was revoked or has
@@ -43,8 +44,14 @@ type ErrorDetail struct {
 	Code    string  `json:"code"`
 }
 
-// refuse answers in the form of OpenAI's errors.
+// refuse answers in the form of OpenAI's errors, or as a problem in front of a resource.
 func (g *Gate) refuse(w http.ResponseWriter, r *http.Request, why *llm.Refusal) {
+	if problem.Wanted(r.Context()) {
+		p := problem.New(why.Status, why.Code, why.Message)
+		p.Field, p.Header = why.Param, why.Header
+		p.Write(w)
+		return
+	}
 	for name, values := range why.Header {
 		w.Header()[name] = values
 	}

@@ -178,7 +178,7 @@ func setFilter(f *db.RunFilter, name, v string) (why string) {
 		if err != nil || n < 100 || n > 599 {
 			return "is not an HTTP status"
 		}
-		f.Status = int32(n)
+		f.Status = int32(n) //nolint:gosec // 100 to 599
 	case "cache":
 		switch llm.Outcome(v) {
 		case llm.Hit, llm.Miss, llm.Collapsed, llm.Stale, llm.Bypass:

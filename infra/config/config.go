@@ -50,6 +50,8 @@ type Config struct {
 	AllowAnonymous bool     `env:"FORGEWIRE_ALLOW_ANONYMOUS" envDefault:"false" meaning:"clients without a token may connect" example:"true"`
 	AllowedOrigins []string `env:"FORGEWIRE_ALLOWED_ORIGINS" meaning:"hosts whose pages may connect besides our own, comma separated, * as wildcard" example:"app.example.com,*.example.org"`
 
+	AdminPassword Secret `env:"FORGEWIRE_ADMIN_PASSWORD" meaning:"password of the dashboard at /admin, at least 12 bytes; without one there is no dashboard" example:"$(openssl rand -base64 18)"`
+
 	// Namespaces is carried as it came; package realtime parses it.
 	Namespaces string `env:"FORGEWIRE_NAMESPACES" meaning:"channel namespaces: JSON, or the path of a JSON file" example:"/etc/forgewire/namespaces.json"`
 
@@ -76,6 +78,7 @@ type Config struct {
 	MaxUserConnections  int           `env:"FORGEWIRE_MAX_USER_CONNECTIONS" envDefault:"0" min:"0" max:"1000000" meaning:"connections of one user to one replica; 0 for no limit" example:"20"`
 	MaxIPConnections    int           `env:"FORGEWIRE_MAX_IP_CONNECTIONS" envDefault:"0" min:"0" max:"1000000" meaning:"connections of one address (of IPv6, a /64) to one replica; 0 for no limit" example:"100"`
 	MaxIPHandshakes     int           `env:"FORGEWIRE_MAX_IP_HANDSHAKES" envDefault:"0" min:"0" max:"1000000" meaning:"new connections of one address to one replica a second, twice that at once; 0 for no limit" example:"10"`
+	MaxIPRequests       int           `env:"FORGEWIRE_MAX_IP_REQUESTS" envDefault:"0" min:"0" max:"10000000" meaning:"requests of one address (of IPv6, a /64) to one replica's prompts, data sets, evaluations and runs a minute; 0 for no limit" example:"600"`
 	ClientIPHeader      string        `env:"FORGEWIRE_CLIENT_IP_HEADER" meaning:"header in which the proxy in front says who connects, and which it overwrites; without it the peer's address counts" example:"Fly-Client-IP"`
 	CommandRate         int           `env:"FORGEWIRE_COMMAND_RATE" envDefault:"100" min:"0" max:"1000000" meaning:"commands of one client a second, on average; 0 for no limit" example:"100"`
 	MaxPublicationBytes int           `env:"FORGEWIRE_MAX_PUBLICATION_BYTES" envDefault:"1048576" min:"1024" max:"16777216" meaning:"largest publication, in bytes" example:"1048576"`

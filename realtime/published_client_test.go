@@ -27,7 +27,7 @@ import (
 )
 
 // Clients are told to go one after the other, over as much of the grace as they need, and never in a crowd.
-func TestDismissals(t *testing.T) {
+func TestPublishedClientIsDismissed(t *testing.T) {
 	for _, c := range []struct {
 		n     int
 		grace time.Duration
@@ -68,7 +68,7 @@ func TestDismissals(t *testing.T) {
 }
 
 // Streams get what waits, then the push that tells them to come back, and end; so does a stream of events.
-func TestDrainStreams(t *testing.T) {
+func TestPublishedClientDrainsStreams(t *testing.T) {
 	t.Parallel()
 	r := newTestReplica(t, dbtest.New(t), nil)
 	s := openStream(t, "POST", r.url("/connection/http_stream"), `{"id":1,"connect":{}}`)
@@ -105,7 +105,7 @@ func (b *balancer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // A rolling restart under publishes loses nothing, doubles nothing, and changes no order, for the published
 // client as it is.
-func TestRollingRestart(t *testing.T) {
+func TestPublishedClientRollingRestart(t *testing.T) {
 	t.Parallel()
 	const clients, messages = 20, 300
 	u := dbtest.New(t)
@@ -214,7 +214,7 @@ func (f *goFollower) expect(t testing.TB, who string, messages int) {
 
 // The published Go client works unchanged, in both forms of the protocol: what it asks for is answered, it
 // recovers, and a ping is answered with a pong that counts.
-func TestGoClient(t *testing.T) {
+func TestPublishedClientWorks(t *testing.T) {
 	t.Parallel()
 	for _, binary := range []bool{false, true} {
 		t.Run(fmt.Sprint("protobuf ", binary), func(t *testing.T) {

@@ -1,0 +1,71 @@
+package access
+
+import (
+	"net/http"
+	"strconv"
+	"time"
+
+	"forgewire/cache/llm"
+	"forgewire/db"
+	"forgewire/handlers/stream"
+)
+
+// ExportedRun is a line of an export. Its cursor is what an export that was cut is resumed with.
+type ExportedRun struct {
+	Run
+	Cursor string `json:"cursor"`
+}
+
+var runColumns = []string{"id", "started", "answer_id", "key_id", "endpoint", "model", "upstream", "status", "cache", "request_hash", "prompt_tokens",
+	"completion_tokens", "cost_micros", "saved_micros", "first_token_ms", "duration_ms", "error", "cursor"}
+
+// ExportRuns serves GET /v1/runs/export: all of the tenant's runs that ListRuns would show page by page, as NDJSON or
+// CSV. It stands behind Authenticate.
+func (g *Gate) ExportRuns(w http.ResponseWriter, r *http.Request) {
+	caller, _ := llm.CallerFrom(r.Context())
+	f, why := parseFilter(r.URL.RawQuery)
+	if why != nil {
+		g.refuse(w, r, why)
+		return
+	}
+	f.Tenant, f.Limit = caller.Tenant, stream.ChunkRows
+	out := stream.New(w, stream.Type(r), runColumns)
+	err := out.Copy(func() (more bool, err error) {
+		runs, err := db.ListRuns(r.Context(), g.pool, f)
+		for _, run := range runs {
+			line := ExportedRun{Run: newRun(run), Cursor: encodeCursor(run)}
+			var texts []string
+			if out.IsCSV() {
+				texts = line.texts()
+			}
+			if _, err = out.Row(line, texts); err != nil {
+				return false, err
+			}
+			f.Before = db.RunCursor{Started: run.Started, ID: run.ID}
+		}
+		return len(runs) == stream.ChunkRows, err
+	})
+	if err != nil {
+		g.failed(w, r, err)
+	}
+}
+
+func (r ExportedRun) texts() []string {
+	integer := func(n int64) string { return strconv.FormatInt(n, 10) }
+	decimal := func(f float64) string { return strconv.FormatFloat(f, 'f', -1, 64) }
+	text := func(s *string) string {
+		if s == nil {
+			return ""
+		}
+		return *s
+	}
+	cost, first := "", ""
+	if r.CostMicros != nil {
+		cost = integer(*r.CostMicros)
+	}
+	if r.FirstTokenMS != nil {
+		first = decimal(*r.FirstTokenMS)
+	}
+	return []string{r.ID, r.Started.Format(time.RFC3339Nano), r.AnswerID, text(r.KeyID), r.Endpoint, r.Model, text(r.Upstream), strconv.Itoa(int(r.Status)), r.Cache,
+		r.RequestHash, integer(r.PromptTokens), integer(r.CompletionTokens), cost, integer(r.SavedMicros), first, decimal(r.DurationMS), text(r.Error), r.Cursor}
+}

@@ -1,0 +1,125 @@
+// Package stream writes a table of any length as NDJSON or CSV, in constant memory: whoever has the rows gives
+// them in chunks, and what a client does not take in its time ends the response. A stream that cannot go on is cut,
+// so that no client takes a part for the whole.
+package stream
+
+import (
+	"bytes"
+	"encoding/csv"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+)
+
+// The types of what is written.
+const (
+	NDJSON = "application/x-ndjson"
+	CSV    = "text/csv"
+)
+
+const (
+	// ChunkRows is how many rows are read at once.
+	ChunkRows = 1000
+	// chunkBytes ends a chunk of large rows early.
+	chunkBytes = 1 << 20
+	// writeWithin is how long a client may take to accept a chunk. It then has to resume.
+	writeWithin = 30 * time.Second
+)
+
+// Writer writes one table. Row adds to the chunk, Flush sends it.
+type Writer struct {
+	w      http.ResponseWriter
+	rc     *http.ResponseController
+	chunk  bytes.Buffer
+	csv    *csv.Writer // nil for NDJSON
+	header []string
+	begun  bool
+}
+
+// Type chooses what a request wants: CSV if it accepts that and not NDJSON.
+func Type(r *http.Request) string {
+	accept := strings.Join(r.Header.Values("Accept"), ",")
+	if strings.Contains(accept, CSV) && !strings.Contains(accept, NDJSON) {
+		return CSV
+	}
+	return NDJSON
+}
+
+// New makes a Writer. Nothing is sent before the first Flush, so that a failure can still be told by the status.
+func New(w http.ResponseWriter, contentType string, columns []string) *Writer {
+	s := &Writer{w: w, rc: http.NewResponseController(w), header: columns}
+	h := w.Header()
+	h.Set("Content-Type", contentType)
+	h.Set("X-Accel-Buffering", "no") // nginx
+	if contentType == CSV {
+		h.Set("Content-Type", CSV+"; charset=utf-8; header=present")
+		s.csv = csv.NewWriter(&s.chunk)
+	}
+	return s
+}
+
+// IsCSV says whether rows are wanted as texts.
+func (s *Writer) IsCSV() bool { return s.csv != nil }
+
+// Row adds a row: v as JSON, or the texts. It says whether the chunk has room for another one.
+func (s *Writer) Row(v any, texts []string) (room bool, err error) {
+	if s.csv != nil {
+		if s.header != nil {
+			if err = s.csv.Write(s.header); err != nil {
+				return false, fmt.Errorf("write the columns: %w", err)
+			}
+			s.header = nil
+		}
+		if err = s.csv.Write(texts); err != nil {
+			return false, fmt.Errorf("write a row: %w", err)
+		}
+		s.csv.Flush()
+		return s.chunk.Len() < chunkBytes, nil
+	}
+	b, err := json.Marshal(v)
+	if err != nil {
+		return false, fmt.Errorf("encode a row: %w", err)
+	}
+	s.chunk.Write(b)
+	s.chunk.WriteByte('\n')
+	return s.chunk.Len() < chunkBytes, nil
+}
+
+// Flush sends the chunk. It returns an error if the client has left, or takes too long.
+func (s *Writer) Flush() error {
+	if s.csv != nil && s.header != nil { // a table without rows has columns, too
+		_ = s.csv.Write(s.header)
+		s.csv.Flush()
+		s.header = nil
+	}
+	s.begun = true
+	_ = s.rc.SetWriteDeadline(time.Now().Add(writeWithin)) // where it cannot be set, the server's own holds
+	if _, err := s.w.Write(s.chunk.Bytes()); err != nil {
+		return fmt.Errorf("send a chunk: %w", err)
+	}
+	s.chunk.Reset()
+	if err := s.rc.Flush(); err != nil {
+		return fmt.Errorf("send a chunk: %w", err)
+	}
+	return nil
+}
+
+// Copy sends chunks until there are no more rows. Next adds the rows that follow those that it has added before, up
+// to ChunkRows, and says whether there may be more. An error is returned while it can be answered; later the response is cut.
+func (s *Writer) Copy(next func() (more bool, err error)) error {
+	for more := true; more; {
+		var err error
+		if more, err = next(); err == nil {
+			err = s.Flush()
+		}
+		if err != nil && s.begun {
+			panic(http.ErrAbortHandler) // net/http's own way to cut a response
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}

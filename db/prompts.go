@@ -139,15 +139,26 @@ func ListPromptVersions(ctx context.Context, pool *pgxpool.Pool, tenant, id stri
 
 // CreatePrompt stores a prompt with its first version. ErrConflict: the tenant has one of that name.
 func CreatePrompt(ctx context.Context, tx pgx.Tx, tenant, id, name string, v PromptVersion) (Prompt, error) {
-	_, err := tx.Exec(ctx, `INSERT INTO forgewire.prompts (tenant, id, name) VALUES ($1, $2, $3)`, tenant, id, name)
-	if err != nil {
+	v.Version = 1
+	where, arg := PromptChoice{}.condition()
+	b := &pgx.Batch{} // one round trip
+	b.Queue(`INSERT INTO forgewire.prompts (tenant, id, name) VALUES ($1, $2, $3)`, tenant, id, name)
+	b.Queue(newVersion, v.row(tenant, id)...)
+	b.Queue("SELECT "+promptColumns+promptVersion+samePrompt+where, tenant, id, arg)
+	results := tx.SendBatch(ctx, b)
+	defer results.Close() // what went wrong was returned by the results
+	if _, err := results.Exec(); err != nil {
 		return Prompt{}, orConflict("create a prompt", err)
 	}
-	v.Version = 1
-	if err = insertVersion(ctx, tx, tenant, id, v); err != nil {
-		return Prompt{}, err
+	if _, err := results.Exec(); err != nil {
+		return Prompt{}, fmt.Errorf("insert a version of a prompt: %w", err)
 	}
-	return ReadPromptTx(ctx, tx, tenant, id, PromptChoice{})
+	rows, err := results.Query()
+	if err != nil {
+		return Prompt{}, fmt.Errorf("read a prompt: %w", err)
+	}
+	p, err := onePrompt(rows)
+	return p, orNotFound("read a prompt", err)
 }
 
 func orConflict(what string, err error) error {
@@ -162,9 +173,15 @@ func orConflict(what string, err error) error {
 	return fmt.Errorf("%s: %w", what, err)
 }
 
+const newVersion = `INSERT INTO forgewire.prompt_versions (tenant, prompt_id, version, template, variables, key_id)
+	VALUES ($1, $2, $3, $4, $5, $6)`
+
+func (v *PromptVersion) row(tenant, id string) []any {
+	return []any{tenant, id, v.Version, v.Template, v.Variables, v.KeyID}
+}
+
 func insertVersion(ctx context.Context, tx pgx.Tx, tenant, id string, v PromptVersion) error {
-	_, err := tx.Exec(ctx, `INSERT INTO forgewire.prompt_versions (tenant, prompt_id, version, template, variables, key_id)
-		VALUES ($1, $2, $3, $4, $5, $6)`, tenant, id, v.Version, v.Template, v.Variables, v.KeyID)
+	_, err := tx.Exec(ctx, newVersion, v.row(tenant, id)...)
 	if err != nil {
 		return fmt.Errorf("insert a version of a prompt: %w", err)
 	}

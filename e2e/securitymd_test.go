@@ -16,9 +16,24 @@ func TestSecurityNamesTests(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	there := testsThere(t)
+	named := regexp.MustCompile("`(Test\\w+)`").FindAllStringSubmatch(string(text), -1)
+	if len(named) < 40 {
+		t.Errorf("SECURITY.md names only %d tests", len(named))
+	}
+	for _, m := range named {
+		if !there[m[1]] {
+			t.Errorf("SECURITY.md names %s, which is nowhere", m[1])
+		}
+	}
+}
+
+// testsThere are the names of all tests in the repository.
+func testsThere(t *testing.T) map[string]bool {
+	t.Helper()
 	there := map[string]bool{}
-	declared := regexp.MustCompile(`(?m)^func (Test\w+)\(`)
-	err = filepath.WalkDir("..", func(path string, d fs.DirEntry, err error) error {
+	declared := regexp.MustCompile(`(?m)^func ((?:Test|Fuzz)\w+)\(`)
+	err := filepath.WalkDir("..", func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() && (d.Name() == ".git" || d.Name() == "node_modules") {
 			return orSkip(err)
 		}
@@ -34,15 +49,7 @@ func TestSecurityNamesTests(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	named := regexp.MustCompile("`(Test\\w+)`").FindAllStringSubmatch(string(text), -1)
-	if len(named) < 40 {
-		t.Errorf("SECURITY.md names only %d tests", len(named))
-	}
-	for _, m := range named {
-		if !there[m[1]] {
-			t.Errorf("SECURITY.md names %s, which is nowhere", m[1])
-		}
-	}
+	return there
 }
 
 // orSkip is err, or says that a folder is passed over.

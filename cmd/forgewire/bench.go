@@ -22,6 +22,8 @@ type benchCommand struct {
 	Presence    benchPresence    `cmd:"" help:"Joining, leaving and asking who is there, beside the peer."`
 	Loader      benchLoader      `cmd:"" hidden:"" help:"A process of clients, for the other benchmarks."`
 	LLM         benchLLM         `cmd:"" name:"llm" help:"The LLM endpoint before a fake model, beside the model itself and a naive cache."`
+	HTTP        benchHTTP        `cmd:"" name:"http" help:"The resources of /v1 at rising rates, beside a bare net/http and pgx handler."`
+	Floor       benchFloor       `cmd:"" hidden:"" help:"That handler."`
 }
 
 type benchFanout struct {

@@ -11,8 +11,11 @@ CREATE FUNCTION forgewire.enter(tenant text) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM set_config('forgewire.tenant', tenant, true);
     IF NOT row_security_active('forgewire.prompts') THEN
-        PERFORM set_config('forgewire.left_role', current_setting('role'), true);
-        PERFORM set_config('role', forgewire.tenant_role(), true);
+        -- What tenant_role() says, without calling it: a function in SQL is planned anew each time, which takes longer than
+        -- the read that this is for.
+        PERFORM set_config('forgewire.left_role', current_setting('role'), true),
+                set_config('role', left('forgewire_tenant_' || pg_get_userbyid(c.relowner), 63)::name::text, true)
+           FROM pg_class c WHERE c.oid = 'forgewire.prompts'::regclass;
     END IF;
 END $$;
 -- +goose StatementEnd

@@ -14,6 +14,9 @@ import (
 	"forgewire/handlers/problem"
 )
 
+// typeJSON is a Content-Type that nobody changes.
+var typeJSON = []string{"application/json"}
+
 const maxIdempotencyKey = 255 // bytes
 
 var (
@@ -132,7 +135,7 @@ func (c *call) answer(a db.Answer) {
 		h.Set(name, value)
 	}
 	if len(a.Body) > 0 {
-		h.Set("Content-Type", "application/json")
+		h["Content-Type"] = typeJSON
 	}
 	c.w.WriteHeader(a.Status)
 	if _, err := c.w.Write(a.Body); err != nil && len(a.Body) > 0 {

@@ -172,7 +172,7 @@ func getPrompt(c *call) error {
 	if err != nil {
 		return err
 	}
-	return c.cached(promptTag(c.tenant, id), fmt.Sprintf("%s %d %s", id, choice.Version, choice.Label), func(ctx context.Context) (string, any, error) {
+	return c.cached(promptTag(c.tenant, id), id+" "+strconv.Itoa(int(choice.Version))+" "+choice.Label, func(ctx context.Context) (string, any, error) {
 		p, err := db.ReadPrompt(ctx, c.s.pool, c.tenant, id, choice)
 		return etagOf(p.Revision), showPrompt(p), err
 	})
@@ -242,11 +242,12 @@ func (c *call) cached(tag, name string, read func(context.Context) (etag string,
 		return err
 	}
 	etag, body, _ := bytes.Cut(value, []byte("\n"))
-	answer := db.Answer{Status: http.StatusOK, Header: map[string]string{"Etag": string(etag)}, Body: body}
-	if values := c.r.Header.Values("If-None-Match"); len(values) > 0 && names(values, string(etag)) {
-		answer.Status, answer.Body = http.StatusNotModified, nil
+	c.w.Header()["Etag"] = []string{string(etag)}
+	if values := c.r.Header["If-None-Match"]; len(values) > 0 && names(values, string(etag)) {
+		c.answer(db.Answer{Status: http.StatusNotModified})
+		return nil
 	}
-	c.answer(answer)
+	c.answer(db.Answer{Status: http.StatusOK, Body: body})
 	return nil
 }
 

@@ -20,6 +20,9 @@ const (
 // query returns the request's parameters. One that the route does not have is refused: a filter with a typo
 // would show everything.
 func (c *call) query() (map[string]string, error) {
+	if c.r.URL.RawQuery == "" {
+		return nil, nil //nolint:nilnil // no parameters, which is no error
+	}
 	values, err := url.ParseQuery(c.r.URL.RawQuery)
 	if err != nil {
 		return nil, badParameter("query", "is not well formed")

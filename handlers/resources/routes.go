@@ -17,6 +17,7 @@ type Route struct {
 	ResponseTypes           []string     // of an answer that is a stream
 	Status                  int          // of success
 	Stream                  bool         // has no bound in time
+	cached                  bool         // what takes time in it is bounded by call.cached
 	handle                  func(*call) error
 }
 
@@ -50,7 +51,7 @@ func promptRoutes() []Route {
 		{Method: http.MethodGet, Path: base, ID: "list_prompts", About: "The tenant's prompts, the newest first.",
 			Query: []Param{limitParam, afterParam, {Name: "name", About: "Only the one of this name."}}, Response: reflect.TypeFor[Page[Prompt]](), Status: http.StatusOK, handle: listPrompts},
 		{Method: http.MethodGet, Path: one, ID: "get_prompt", About: "A prompt with its newest version, or the one that is asked for.", Header: []Param{ifNoneMatch},
-			Query: []Param{{Name: "version", About: "A number."}, {Name: "label", About: "As in production."}}, Response: prompt, Status: http.StatusOK, handle: getPrompt},
+			Query: []Param{{Name: "version", About: "A number."}, {Name: "label", About: "As in production."}}, Response: prompt, Status: http.StatusOK, cached: true, handle: getPrompt},
 		{Method: http.MethodPatch, Path: one, ID: "update_prompt", About: "Rename a prompt.", Header: []Param{ifMatch},
 			Request: reflect.TypeFor[renamed](), Response: prompt, Status: http.StatusOK, handle: updatePrompt},
 		{Method: http.MethodDelete, Path: one, ID: "delete_prompt", About: "Delete a prompt with all versions.", Header: []Param{ifMatch}, Status: http.StatusNoContent, handle: deletePrompt},

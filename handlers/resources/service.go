@@ -17,6 +17,9 @@ import (
 	"forgewire/handlers/problem"
 )
 
+// forTheKey is a Cache-Control that nobody changes.
+var forTheKey = []string{"private, no-cache"}
+
 // requestTimeout bounds what is not a stream.
 const requestTimeout = 10 * time.Second
 
@@ -90,14 +93,14 @@ func (s *Service) serve(route Route) http.HandlerFunc {
 			return
 		}
 		ctx := r.Context()
-		if !route.Stream {
+		if !route.Stream && !route.cached {
 			var cancel context.CancelFunc
 			ctx, cancel = context.WithTimeout(ctx, requestTimeout)
 			defer cancel()
 		}
 		c := &call{s: s, w: w, r: r, ctx: ctx, route: &route, caller: caller, tenant: caller.Tenant}
 		// What a key may see is for whoever has the key, and nobody's shared cache.
-		w.Header().Set("Cache-Control", "private, no-cache")
+		w.Header()["Cache-Control"] = forTheKey
 		w.Header().Add("Vary", "Authorization, Forgewire-Key")
 		if err := route.handle(c); err != nil {
 			c.fail(err)

@@ -12,6 +12,8 @@
 // LLM measures the endpoint before a fake model (infra/fakellm), beside the model itself and a naive cache, and
 // checks that every answer is whole and its question's.
 //
+// HTTP measures what a replica serves over HTTP at rising rates, open loop, beside a bare handler (Floor).
+//
 // Each call owns what it starts (a private PostgreSQL, the replicas, the generator) and has ended all of it
 // when it returns. It never judges a time: machines differ. Only ratios inside one run are to be trusted.
 package bench

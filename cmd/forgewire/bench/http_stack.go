@@ -1,0 +1,184 @@
+package bench
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"forgewire/db"
+	"forgewire/handlers/access"
+)
+
+// httpTenant is whose everything is.
+const httpTenant = "bench"
+
+// httpSystem is a replica and the floor beside it, on one database.
+type httpSystem struct {
+	*stack
+	floor *replica
+	key   string // of the tenant
+	id    string // of the prompt that is read
+	sent  atomic.Int64
+}
+
+func startHTTP(ctx context.Context, cfg HTTPConfig) (s *httpSystem, err error) {
+	s = &httpSystem{}
+	s.stack, err = startStack(ctx, stackConfig{Binary: cfg.Binary, Replicas: 1, Progress: cfg.Progress, Valkey: true, Environ: cfg.Environ})
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.stop(ctx))
+		}
+	}()
+	if err = s.fill(ctx, cfg.Rows); err != nil {
+		return nil, err
+	}
+	answer, err := s.makePrompt(ctx)
+	if err != nil {
+		return nil, err
+	}
+	s.floor, err = startServer(ctx, cfg.Binary, []string{"bench", "floor", "--tenant", httpTenant, "--constant", strconv.Itoa(len(answer))},
+		append(goVariables(cfg.Environ), "DATABASE_URL="+s.database, "FORGEWIRE_LOG_LEVEL=warn"))
+	return s, err
+}
+
+func (s *httpSystem) stop(ctx context.Context) error {
+	var err error
+	if s.floor != nil {
+		err = s.floor.stop()
+	}
+	return errors.Join(err, s.stack.stop(ctx))
+}
+
+// fill makes the tenant's key, and runs to export.
+func (s *httpSystem) fill(ctx context.Context, rows int) error {
+	conn, err := pgx.Connect(ctx, s.database)
+	if err != nil {
+		return fmt.Errorf("connect to the database: %w", err)
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	k := db.Key{Tenant: httpTenant, Name: "bench"}
+	k.ID, s.key, k.Hash = access.NewKey()
+	if err = db.CreateKey(ctx, conn, k); err != nil {
+		return err
+	}
+	runs := make([]db.Run, rows)
+	now := time.Now()
+	for i := range runs {
+		runs[i] = db.Run{ID: fmt.Sprintf("run_%012d", i), Started: now.Add(-time.Duration(i+1) * time.Millisecond), Tenant: httpTenant,
+			AnswerID: fmt.Sprintf("ans_%020d", i), KeyID: k.ID, Endpoint: "chat/completions", Model: "gpt-4o-mini", Upstream: "default", Status: http.StatusOK,
+			Cache: "miss", RequestHash: fmt.Sprintf("%064x", i), PromptTokens: 300, CompletionTokens: 100, Duration: 800 * time.Millisecond}
+	}
+	const chunk = 5000 // of an INSERT
+	for first := 0; first < rows; first += chunk {
+		if err = db.InsertRuns(ctx, conn, runs[first:min(first+chunk, rows)]); err != nil {
+			return err
+		}
+	}
+	if _, err = conn.Exec(ctx, floorTable); err != nil {
+		return fmt.Errorf("make the floor's table: %w", err)
+	}
+	if _, err = conn.Exec(ctx, "VACUUM ANALYZE"); err != nil { // or it runs in the middle of something
+		return fmt.Errorf("vacuum: %w", err)
+	}
+	return nil
+}
+
+// makePrompt makes the prompt that is read, and returns what a read answers.
+func (s *httpSystem) makePrompt(ctx context.Context) ([]byte, error) {
+	c, err := dialRaw(ctx, s.replicas[0].url.Host)
+	if err != nil {
+		return nil, err
+	}
+	defer c.close()
+	var body bytes.Buffer
+	status, _, err := c.do(s.write(nil, 0), &body)
+	var made struct{ ID string }
+	if err == nil && status == http.StatusCreated {
+		err = json.Unmarshal(body.Bytes(), &made)
+	}
+	if err != nil || made.ID == "" {
+		return nil, fmt.Errorf("make a prompt: status %d: %.200s: %w", status, body.Bytes(), errors.Join(err, errUnexpected))
+	}
+	s.id = made.ID
+	for _, how := range []string{"", "Cache-Control: no-cache\r\n"} {
+		body.Reset()
+		if status, _, err = c.do(s.get(nil, "/v1/prompts/"+s.id, how), &body); err != nil || status != http.StatusOK {
+			return nil, fmt.Errorf("read a prompt: status %d: %.200s: %w", status, body.Bytes(), errors.Join(err, errUnexpected))
+		}
+	}
+	return body.Bytes(), nil
+}
+
+var errUnexpected = errors.New("the answer is not what it should be")
+
+// processes are those that work for one side.
+func (s *httpSystem) processes(process string) watched {
+	w := s.system().watched
+	if process == "bare" {
+		pid := s.floor.pid
+		delete(w, "replicas")
+		delete(w, "valkey")
+		w["floor"] = func() []int { return []int{pid} }
+	}
+	return w
+}
+
+func (s *httpSystem) get(buf []byte, path, header string) []byte {
+	return fmt.Appendf(buf, "GET %s HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer %s\r\n%s\r\n", path, s.key, header)
+}
+
+// template is what prompts of the benchmark say.
+const template = "You are the assistant of {{shop}}. Answer {{name}} in one paragraph, and only about its goods: {{question}}"
+
+func (s *httpSystem) write(buf []byte, n int) []byte {
+	body := fmt.Sprintf(`{"name":"bench %d","template":%q}`, n, template)
+	return fmt.Appendf(buf, "POST /v1/prompts HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s",
+		s.key, len(body), body)
+}
+
+// httpKind is a case, as it is asked.
+type httpKind struct {
+	name, does            string
+	ours, floor           httpSide
+	start                 float64 // the first rate of the ramp
+	target, sketch, least float64
+}
+
+// kinds are the cases. The sketch's figures are the user guide's.
+func (s *httpSystem) kinds() []httpKind {
+	ours := func(status int, request func([]byte, int) []byte) httpSide {
+		return httpSide{host: s.replicas[0].url.Host, process: "forgewire", want: status, request: request, sent: &s.sent}
+	}
+	bare := func(status int, request func([]byte, int) []byte) httpSide {
+		return httpSide{host: s.floor.url.Host, process: "bare", want: status, request: request, sent: &s.sent}
+	}
+	get := func(path, header string) func([]byte, int) []byte {
+		return func(buf []byte, _ int) []byte { return s.get(buf, path, header) }
+	}
+	one := "/v1/prompts/" + s.id
+	return []httpKind{
+		{name: "cached read", does: "constant bytes, as many", start: 2000, target: 0.6, sketch: 11_843, least: 3,
+			ours: ours(http.StatusOK, get(one, "")), floor: bare(http.StatusOK, get("/constant", ""))},
+		{name: "uncached read", does: "the same SELECT, no tenant", start: 250, target: 0.8, sketch: 2_360, least: 4,
+			ours: ours(http.StatusOK, get(one, "Cache-Control: no-cache\r\n")), floor: bare(http.StatusOK, get("/select/"+s.id, ""))},
+		{name: "uncached read beside the same protection", does: "the same SELECT for a tenant, under row-level security", start: 250,
+			ours: ours(http.StatusOK, get(one, "Cache-Control: no-cache\r\n")), floor: bare(http.StatusOK, get("/protected/"+s.id, ""))},
+		{name: "write", does: "one INSERT of one row", start: 100, sketch: 1_423, least: 4,
+			ours: ours(http.StatusCreated, s.write), floor: bare(http.StatusCreated, func(buf []byte, n int) []byte {
+				return bytes.Replace(s.write(buf, n), []byte("/v1/prompts"), []byte("/insert"), 1)
+			})},
+		{name: "export", does: "one SELECT of all, each row encoded as it comes", start: 2,
+			ours: ours(http.StatusOK, get("/v1/runs/export", "")), floor: bare(http.StatusOK, get("/export", ""))},
+	}
+}

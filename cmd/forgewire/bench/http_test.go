@@ -1,0 +1,107 @@
+package bench
+
+import (
+	"bytes"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"testing"
+	"time"
+)
+
+func TestHTTP(t *testing.T) {
+	t.Parallel()
+	r, err := HTTP(testContext(t), HTTPConfig{
+		Duration: 40 * time.Millisecond, Rounds: 1, Users: 10, Requests: 10, Rows: 1500, Binary: binary, Progress: testLog{t},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(r.Suite) != 2 || len(r.Cases) != 5 {
+		t.Fatalf("%+v", r)
+	}
+	for _, s := range r.Suite {
+		if s.Succeeded != 100 || s.Time.Max == 0 || len(s.Asserts) != 3 {
+			t.Errorf("%+v", s)
+		}
+	}
+	for _, c := range r.Cases {
+		for _, arm := range []HTTPArm{c.OursArm, c.FloorArm} {
+			for _, s := range arm.Ramp {
+				if s.Failed > 0 {
+					t.Errorf("%s: %+v", c.Name, s)
+				}
+			}
+			if len(arm.Ramp) == 0 || arm.Rate == 0 {
+				t.Errorf("%s: %+v", c.Name, arm)
+			}
+		}
+	}
+	checkPrints(t, r, "average under 100 ms", "cached read", "export", "the sketch 11843/s")
+}
+
+// A server that stands still must not look fast: whoever waits counts, sent or not.
+func TestOpenStepCountsWaiting(t *testing.T) {
+	t.Parallel()
+	release := make(chan struct{})
+	s := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-release }))
+	defer s.Close()
+	const duration = 200 * time.Millisecond
+	defer time.AfterFunc(2*duration, func() { close(release) }).Stop()
+	sys := &httpSystem{}
+	step, err := openStep(testContext(t), httpSide{host: s.Listener.Addr().String(), want: http.StatusOK, sent: &sys.sent,
+		request: func(buf []byte, _ int) []byte { return append(buf, "GET / HTTP/1.1\r\nHost: x\r\n\r\n"...) }}, 1000, duration)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if step.Achieved != 0 || step.Offered != 1000 || step.Time.Max < 300 || step.Time.P50 < 50 {
+		t.Errorf("%+v", step)
+	}
+}
+
+func TestRawConn(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		answer string
+		status int
+		body   string // "-": an error
+	}{
+		"length":     {"HTTP/1.1 201 Created\r\ncontent-length: 3\r\n\r\nabc", 201, "abc"},
+		"chunked":    {"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n", 200, "abcde"},
+		"cut chunks": {"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n", 200, "-"},
+		"cut body":   {"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc", 200, "-"},
+		"no length":  {"HTTP/1.1 200 OK\r\n\r\nabc", 200, "-"},
+		"not HTTP":   {"SSH-2.0-OpenSSH_9.6\r\n", 0, "-"},
+		"no status":  {"HTTP/1.1 OK and more\r\n\r\n", 0, "-"},
+	} {
+		ln, err := new(net.ListenConfig).Listen(testContext(t), "tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		served := make(chan struct{})
+		go func() {
+			defer close(served)
+			conn, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			defer conn.Close()
+			buf := make([]byte, 100)
+			if _, err = conn.Read(buf); err == nil {
+				_, _ = conn.Write([]byte(c.answer)) // what does not arrive fails the test
+			}
+		}()
+		raw, err := dialRaw(testContext(t), ln.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		var body bytes.Buffer
+		status, size, err := raw.do([]byte("GET / HTTP/1.1\r\n\r\n"), &body)
+		if c.body == "-" && err == nil || c.body != "-" && (err != nil || status != c.status || body.String() != c.body || size != len(c.body)) {
+			t.Errorf("%s: %d %q %d %v", name, status, body.String(), size, err)
+		}
+		raw.close()
+		ln.Close()
+		<-served
+	}
+}

@@ -43,6 +43,30 @@ type Stats struct {
 	Server *ServerStats `json:"server,omitempty"`
 }
 
+// Add adds another replica's figures. What the server says is the same for all, so one of them counts.
+func (s *Stats) Add(o Stats) {
+	if s.State == "" || o.State == StateUnavailable { // the worst is what there is to know
+		s.State = o.State
+	}
+	s.LocalHits += o.LocalHits
+	s.RemoteHits += o.RemoteHits
+	s.StaleHits += o.StaleHits
+	s.Misses += o.Misses
+	s.Fills += o.Fills
+	s.Joined += o.Joined
+	s.Sets += o.Sets
+	s.Errors += o.Errors
+	s.Skipped += o.Skipped
+	s.Corrupt += o.Corrupt
+	s.BytesSaved += o.BytesSaved
+	s.LocalBytes += o.LocalBytes
+	s.LocalEntries += o.LocalEntries
+	s.Pending += o.Pending
+	if s.Server == nil {
+		s.Server = o.Server
+	}
+}
+
 // HitRate is the share of look-ups that found something, 0 to 1.
 func (s Stats) HitRate() float64 {
 	hits := s.LocalHits + s.RemoteHits

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -64,6 +65,14 @@ func CreateKey(ctx context.Context, q Querier, k Key) error {
 		return fmt.Errorf("create a key: %w", err)
 	}
 	return nil
+}
+
+// KeyMistake says, for people, what CreateKey's error says is wrong with the key, or "" if it is another error.
+func KeyMistake(err error) string {
+	if pg := (*pgconn.PgError)(nil); errors.As(err, &pg) && pg.Code == "23514" { // the constraint's name says what is wanted
+		return strings.ReplaceAll(pg.ConstraintName, "_", " ")
+	}
+	return ""
 }
 
 // KeyByID reads a key, also one that is revoked or has expired, and its standing. Without one it is ErrNotFound.

@@ -27,13 +27,11 @@ func (r *replica) get(key, path string) (status int, code string) {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	var e struct {
-		Error struct{ Code string }
-	}
+	var e struct{ Code string } // a problem (RFC 9457)
 	if err = json.Unmarshal(body, &e); err != nil {
 		r.t.Fatalf("%d %s: %v", res.StatusCode, body, err)
 	}
-	return res.StatusCode, e.Error.Code
+	return res.StatusCode, e.Code
 }
 
 // A key that the command creates opens /v1 on every replica, and what the command revokes is refused at once.

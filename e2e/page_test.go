@@ -16,31 +16,35 @@ import (
 // A stranger's first minute: one command, and the page of two replicas in a real browser, wide and narrow.
 func TestPage(t *testing.T) {
 	heavy(t)
-	chromium := ""
-	for _, name := range []string{"chromium", "chromium-browser", "google-chrome"} {
-		if path, err := exec.LookPath(name); err == nil {
-			chromium = path
-			break
-		}
-	}
-	if chromium == "" {
-		missing(t, "Chromium is not installed: run e2e/setup.sh as root")
-	}
+	browser := chromium(t)
 	url, key := startDev(t)
 	for _, width := range []int{1280, 390} {
-		out := node(t, "node/page.mjs", "URL="+url, "API_KEY="+key, "CHROMIUM="+chromium, "WIDTH="+strconv.Itoa(width))
-		if n := strings.Count(out, "ok   "); n != 13 {
-			t.Errorf("at %d pixels %d of 13 are ok:\n%s", width, n, out)
+		out := node(t, "node/page.mjs", "URL="+url, "API_KEY="+key, "CHROMIUM="+browser, "WIDTH="+strconv.Itoa(width), "SHOT="+os.Getenv("SHOT_"+strconv.Itoa(width)))
+		if n := strings.Count(out, "ok   "); n != 23 {
+			t.Errorf("at %d pixels %d of 23 are ok:\n%s", width, n, out)
 		}
 	}
 }
 
-// startDev runs `forgewire dev` and returns its page and key. It must end by itself, and with 0, when told to.
-func startDev(t *testing.T) (url, key string) {
+// chromium finds the browser, or skips the test.
+func chromium(t *testing.T) string {
+	t.Helper()
+	for _, name := range []string{"chromium", "chromium-browser", "google-chrome"} {
+		if path, err := exec.LookPath(name); err == nil {
+			return path
+		}
+	}
+	missing(t, "Chromium is not installed: run e2e/setup.sh as root")
+	return ""
+}
+
+// startDev runs `forgewire dev`, with more variables, and returns its page and key. It must end by itself, and with 0, when told to.
+func startDev(t *testing.T, environ ...string) (url, key string) {
 	t.Helper()
 	cmd := exec.Command(forgewire(t), "dev", "--ephemeral")
 	cmd.Dir = t.TempDir()
-	cmd.Env = append(os.Environ(), "PORT="+strconv.Itoa(freePort(t)))
+	cmd.Env = append(append(os.Environ(), "PORT="+strconv.Itoa(freePort(t)),
+		"FORGEWIRE_UPSTREAM_URL=", "FORGEWIRE_UPSTREAM_KEY=", "FORGEWIRE_UPSTREAMS="), environ...) // it brings its own model
 	var out, errs logBuffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	endWithUs(cmd)
@@ -85,5 +89,8 @@ func startDev(t *testing.T) (url, key string) {
 		}
 		return ""
 	})
+	if !strings.Contains(out.String(), "a model that imitates") {
+		t.Errorf("the summary does not say that the model imitates:\n%s", out.String())
+	}
 	return url, key
 }

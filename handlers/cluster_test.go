@@ -43,6 +43,11 @@ type cluster struct {
 
 func newCluster(t *testing.T, change func(*handlers.Config)) *cluster {
 	t.Helper()
+	return newClusterOf(t, realtime.TokenConfig{Secret: "secret of the tests"}, change)
+}
+
+func newClusterOf(t *testing.T, tokens realtime.TokenConfig, change func(*handlers.Config)) *cluster {
+	t.Helper()
 	url := dbtest.New(t)
 	c := &cluster{schemas: jsonschema.NewCompiler()}
 	for i := range 2 {
@@ -50,15 +55,16 @@ func newCluster(t *testing.T, change func(*handlers.Config)) *cluster {
 		t.Cleanup(pool.Close)
 		logger := slog.New(slog.DiscardHandler)
 		node := must(realtime.New(realtime.Config{Pool: pool, ListenURL: url, Logger: logger, Name: fmt.Sprint("replica ", i), Version: "test",
-			Tokens: realtime.TokenConfig{Secret: "secret of the tests"}, AllowAnonymous: true, MaxConnections: 100, MaxPublicationBytes: 1 << 20,
+			Tokens: tokens, AllowAnonymous: true, MaxConnections: 100, MaxPublicationBytes: 1 << 20,
 			Namespaces:   must(realtime.ParseNamespaces(`{"namespaces":[{"name":"room","presence":true,"join_leave":true},{"name":"cursor","ephemeral":true}]}`)),
 			RetentionAge: time.Hour, RetentionBytes: 1 << 30, ShutdownTimeout: time.Second}))
+		gate := must(access.New(access.Config{Pool: pool, Logger: logger, ServerKey: apiKey, Retention: 24 * time.Hour, Flush: time.Second}))
+		node.Hear(access.Topic, gate.Hear)
+		values := must(cache.New(cache.Config{Bus: node, Log: logger}))
+		serves := must(resources.New(resources.Config{Pool: pool, Cache: values, Queue: node.Queue(), Logger: logger}))
 		ctx, stop := context.WithCancel(context.Background())
 		ended := make(chan error, 1)
 		go func() { ended <- node.Run(ctx) }()
-		gate := must(access.New(access.Config{Pool: pool, Logger: logger, ServerKey: apiKey, Retention: 24 * time.Hour, Flush: time.Second}))
-		values := must(cache.New(cache.Config{Bus: node, Log: logger}))
-		serves := must(resources.New(resources.Config{Pool: pool, Cache: values, Queue: node.Queue(), Logger: logger}))
 		cfg := handlers.Config{Monitor: monitor.New(), Pools: map[string]*pgxpool.Pool{"requests": pool}, Node: node, Gate: gate, Resources: serves, Logger: logger, APIKey: apiKey, MaxPublicationBytes: 1 << 20, Version: "test"}
 		if change != nil {
 			change(&cfg)
@@ -158,6 +164,12 @@ type socket struct {
 // connect connects a user and subscribes it to channels.
 func (c *cluster) connect(t testing.TB, replica int, user string, channels ...string) *socket {
 	t.Helper()
+	return c.connectWith(t, replica, must(realtime.SignToken("secret of the tests", user, time.Hour)), channels...)
+}
+
+// connectWith connects with a token.
+func (c *cluster) connectWith(t testing.TB, replica int, token string, channels ...string) *socket {
+	t.Helper()
 	ws, resp, err := websocket.Dial(t.Context(), "ws"+strings.TrimPrefix(c.servers[replica].URL, "http")+"/connection/websocket", nil)
 	if err != nil {
 		t.Fatal(err)
@@ -166,8 +178,8 @@ func (c *cluster) connect(t testing.TB, replica int, user string, channels ...st
 		resp.Body.Close()
 	}
 	t.Cleanup(func() { _ = ws.CloseNow() })
+	ws.SetReadLimit(-1)
 	s := &socket{ws: ws}
-	token := must(realtime.SignToken("secret of the tests", user, time.Hour))
 	var hello struct{ Connect struct{ Client string } }
 	if err = json.Unmarshal(s.do(t, fmt.Sprintf(`{"id":1,"connect":{"token":%q}}`, token)), &hello); err != nil || hello.Connect.Client == "" {
 		t.Fatalf("connect: %v", err)
@@ -179,6 +191,22 @@ func (c *cluster) connect(t testing.TB, replica int, user string, channels ...st
 		}
 	}
 	return s
+}
+
+// push waits for a publication.
+func (s *socket) push(t testing.TB) string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	for {
+		_, b, err := s.ws.Read(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if bytes.Contains(b, []byte(`"push":`)) {
+			return string(b)
+		}
+	}
 }
 
 func (s *socket) do(t testing.TB, command string) []byte {

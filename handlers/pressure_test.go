@@ -39,8 +39,8 @@ func TestMemoryIsShort(t *testing.T) {
 		}
 	}
 	for range 3 { // what was reserved is released
-		expect("what fits", 200)(publish(200_000))
-		expect("what does not", 503)(publish(300_000))
+		expect("what fits", 200)(publish(100_000))
+		expect("what does not", 503)(publish(150_000))
 	}
 	expect("history", 200)(post("history", `{"channel":"a","limit":1}`))
 	used.Store(limit * 9 / 10)

@@ -1,6 +1,7 @@
 package handlers
 
 import (
+	"context"
 	"crypto/sha256"
 	"errors"
 	"log/slog"
@@ -9,8 +10,10 @@ import (
 	"github.com/go-chi/chi/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"forgewire/cache"
 	"forgewire/cache/llm"
 	"forgewire/handlers/access"
+	"forgewire/handlers/admin"
 	"forgewire/handlers/middleware"
 	"forgewire/handlers/resources"
 	"forgewire/infra/memory"
@@ -24,6 +27,8 @@ type Config struct {
 	Node                *realtime.Node
 	Gate                *access.Gate
 	LLM                 *llm.Service // nil where no upstream is configured
+	Cache               *cache.Cache // nil for none, for the figures
+	Admin               *admin.Admin // nil for no dashboard
 	Resources           *resources.Service
 	MaxIPRequests       int // that one address may send to the resources a minute; 0 for no limit
 	Logger              *slog.Logger
@@ -49,6 +54,8 @@ type server struct {
 	monitor *monitor.Monitor
 	pools   map[string]*pgxpool.Pool
 	memory  *memory.Governor
+	cache   *cache.Cache
+	llm     *llm.Service
 	version string
 	methods []method // of the server API, but for batch
 	// document is the OpenAPI document.
@@ -70,6 +77,8 @@ func Routes(cfg Config) (http.Handler, error) {
 		pools:   cfg.Pools,
 		memory:  cfg.Memory,
 		version: cfg.Version,
+		cache:   cfg.Cache,
+		llm:     cfg.LLM,
 	}
 	s.node.OnGather(s.answerGather)
 	s.methods = methods(s)
@@ -103,10 +112,19 @@ func Routes(cfg Config) (http.Handler, error) {
 	// The document has no secrets, and tools fetch it without headers.
 	r.Get("/api/openapi.json", s.openAPI)
 	r.Route("/api", s.apiRoutes)
+	s.pages(r, cfg)
+	return r, nil
+}
+
+// pages are what people look at.
+func (s *server) pages(r chi.Router, cfg Config) {
+	if cfg.Admin != nil {
+		cfg.Admin.OnFigures(func(ctx context.Context) (any, error) { return s.gather(ctx) })
+		r.Mount(admin.Path, cfg.Admin.Routes())
+	}
 	if cfg.Home != nil {
 		r.Handle("/*", cfg.Home)
 	}
-	return r, nil
 }
 
 // apiRoutes are the server API.

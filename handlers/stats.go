@@ -4,9 +4,11 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"slices"
 
+	"forgewire/cache"
 	"forgewire/db"
 	"forgewire/infra/memory"
 	"forgewire/infra/monitor"
@@ -22,13 +24,18 @@ type replicaStats struct {
 	Pools    map[string]db.Stats `json:"pools"`
 	Memory   memory.Stats        `json:"memory"`
 	Realtime realtime.Stats      `json:"realtime"`
+	Cache    *cache.Stats        `json:"cache,omitempty"`  // none is configured
+	Models   *modelStats         `json:"models,omitempty"` // no upstream is configured
 }
 
 // clusterStats are the figures of all replicas.
 type clusterStats struct {
 	HTTP     monitor.Stats       `json:"http"`
 	Pools    map[string]db.Stats `json:"pools"`
-	Replicas []replicaStats      `json:"replicas"` // without the HTTP routes, which are summed up above
+	Latency  monitor.Summary     `json:"latency"` // of the last 1,000 requests of each route of each replica
+	Cache    *cache.Stats        `json:"cache,omitempty"`
+	Models   *modelStats         `json:"models,omitempty"`
+	Replicas []replicaStats      `json:"replicas"` // without the HTTP routes and the models, which are summed up above
 }
 
 // statsResult is the answer of GET /v1/stats: one of the two.
@@ -65,6 +72,7 @@ func (s *server) mine(requests monitor.Stats) replicaStats {
 	if s.memory != nil {
 		r.Memory = s.memory.Stats()
 	}
+	r.Cache, r.Models = s.cacheStats(), s.modelStats()
 	return r
 }
 
@@ -100,10 +108,15 @@ func (s *server) gather(ctx context.Context) (*clusterStats, error) {
 			all.Add(p)
 			sum.Pools[name] = all
 		}
+		sum.addCaches(one)
+		one.Models = nil
 		one.HTTP.Routes, one.HTTP.Slow = []monitor.RouteStats{}, []monitor.Recorded{}
 		sum.Replicas = append(sum.Replicas, one)
 	}
 	slices.SortFunc(sum.Replicas, func(a, b replicaStats) int { return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.ID, b.ID)) })
+	if sum.Latency, err = sum.HTTP.Overall(); err != nil {
+		return nil, fmt.Errorf("sum up the replicas' figures: %w", err)
+	}
 	sum.HTTP = sum.HTTP.Shown()
 	return &sum, nil
 }

@@ -31,6 +31,7 @@ type client struct {
 	user      string
 	identity  *identity // nil where no namespace asks the database
 	counted   bool      // among its user's connections
+	operator  bool      // see OperatorNamespace; fixed before it is connected
 	commands  bucket
 	publishes map[string]*bucket // by namespace, where it has a rate
 	headers   http.Header        // of the handshake: those that hooks are sent, nil for none

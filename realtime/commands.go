@@ -49,7 +49,9 @@ func (c *client) connect(ctx context.Context, cmd *protocol.Command) *Disconnect
 	if !c.begin(&protocol.Reply{Id: cmd.Id, Connect: result}, subs...) {
 		return disconnectInsufficient
 	}
-	c.node.webhooks.connected(c)
+	if !c.operator { // who is nobody of the team's application
+		c.node.webhooks.connected(c)
+	}
 	return nil
 }
 
@@ -61,7 +63,7 @@ func (c *client) admitted(claims *Claims) bool {
 		}
 		c.counted = true
 	}
-	c.user = claims.Subject
+	c.user, c.operator = claims.Subject, claims.operator
 	return true
 }
 
@@ -114,7 +116,7 @@ func (c *client) refresh(ctx context.Context, req *protocol.RefreshRequest) (*pr
 	if err != nil {
 		return nil, err
 	}
-	if claims.Subject != c.user {
+	if claims.Subject != c.user || claims.operator != c.operator {
 		return nil, disconnectInvalidToken.with("another user's token")
 	}
 	r := &protocol.RefreshResult{Client: c.id, Version: c.node.cfg.Version}

@@ -131,7 +131,7 @@ func (n *Node) admit(w http.ResponseWriter, r *http.Request) (leave func(), ok b
 	if n.cfg.MaxIPHandshakes == 0 && n.cfg.MaxIPConnections == 0 {
 		return func() {}, true
 	}
-	from := addressOf(r)
+	from := AddressOf(r)
 	if n.cfg.MaxIPHandshakes > 0 && !n.gate.knock(from, n.cfg.MaxIPHandshakes) {
 		return nil, tooMany(w)
 	}
@@ -162,9 +162,9 @@ func (g *gate) knock(from netip.Prefix, rate int) bool {
 	return b.try(time.Now(), float64(rate), 2*float64(rate))
 }
 
-// addressOf is where a request comes from: what the middleware found in the header that the operator trusts,
+// AddressOf is where a request comes from: what the middleware found in the header that the operator trusts,
 // else the peer's own address. Of IPv6 it is the network, of which each customer has a whole one.
-func addressOf(r *http.Request) netip.Prefix {
+func AddressOf(r *http.Request) netip.Prefix {
 	a := middleware.GetClientIPAddr(r.Context())
 	if !a.IsValid() {
 		peer, _ := netip.ParseAddrPort(r.RemoteAddr) // invalid, and one bucket for all, where there is none

@@ -98,7 +98,7 @@ type Namespaces struct {
 
 // NewNamespaces returns namespaces in which every channel has the default options.
 func NewNamespaces() *Namespaces {
-	return &Namespaces{without: defaultOptions, byName: map[string]ChannelOptions{}}
+	return &Namespaces{without: defaultOptions, byName: map[string]ChannelOptions{OperatorNamespace: operatorOptions}}
 }
 
 // ParseNamespaces reads FORGEWIRE_NAMESPACES: JSON, or the path of a file with JSON.
@@ -150,6 +150,9 @@ func (n *Namespaces) add(file, raw []byte) error {
 	line := lineOf(file, raw, 0)
 	if checkChannel(ns.Name) != "" || strings.ContainsAny(ns.Name, ":$#") {
 		return fmt.Errorf("namespaces, line %d: %q is not a name: use letters, digits, - and _", line, ns.Name)
+	}
+	if ns.Name == OperatorNamespace {
+		return fmt.Errorf("namespaces, line %d: %q belongs to the server", line, ns.Name)
 	}
 	if _, twice := n.byName[ns.Name]; twice {
 		return fmt.Errorf("namespaces, line %d: %q is listed twice", line, ns.Name)

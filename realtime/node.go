@@ -74,6 +74,7 @@ type Node struct {
 	pending   atomic.Int64 // see ShrinkBuffers
 	gather    atomic.Pointer[func() []byte]
 	stats     stats
+	watched   chan struct{} // capacity 1; see Watched
 	sessions  sessions
 	relay     *relay
 	past      past
@@ -113,7 +114,7 @@ func New(cfg Config) (*Node, error) {
 		cfg.PublishPool = cfg.Pool
 	}
 	n := &Node{cfg: cfg, logger: cfg.Logger, log: NewLog(cfg.Pool), hub: newHub(), health: newHealth(cfg.PublishPool),
-		id: uuid.NewString(), started: time.Now(), draining: make(chan struct{}), hearers: map[string][]func([]byte){}}
+		id: uuid.NewString(), started: time.Now(), draining: make(chan struct{}), watched: make(chan struct{}, 1), hearers: map[string][]func([]byte){}}
 	n.past = n.log
 	n.hub.tail.age = cfg.RetentionAge
 	if err := n.guard(); err != nil {
@@ -284,6 +285,9 @@ func (n *Node) Ready(ctx context.Context) error {
 func (n *Node) Check(m *Message) error {
 	if err := check(m, n.cfg.MaxPublicationBytes); err != nil {
 		return err
+	}
+	if namespaceOf(m.Channel) == OperatorNamespace {
+		return errOperatorsOnly
 	}
 	m.ephemeral = m.ephemeral || n.cfg.Namespaces.of(m.Channel).Ephemeral
 	if m.ephemeral && m.Key != "" {

@@ -20,8 +20,11 @@ func (c *client) joinAll(ctx context.Context, wanted map[string]grant, was map[s
 	for channel, g := range wanted {
 		g.server = true
 		err := c.judge(ctx, channel, c.node.cfg.Namespaces.of(channel), &g)
-		if errors.Is(err, ErrPermissionDenied) {
-			c.node.logger.Info("a channel was refused by the database", "client", c.id, "channel", channel)
+		if err == nil {
+			err = c.mayHave(channel)
+		}
+		if errors.Is(err, ErrPermissionDenied) || errors.Is(err, errOperatorsOnly) {
+			c.node.logger.Info("a channel was refused", "client", c.id, "channel", channel, "error", err)
 			continue
 		}
 		req := &protocol.SubscribeRequest{}

@@ -309,7 +309,7 @@ func (s *shard) remove(c *client) {
 		s.unsubscribe(sub)
 	}
 	delete(s.clients, c)
-	if c.connected {
+	if c.connected && !c.operator {
 		c.node.webhooks.disconnected(c)
 	}
 	if s.users[c.user] != nil {

@@ -47,6 +47,9 @@ func (c *client) subscribeTo(ctx context.Context, req *protocol.SubscribeRequest
 
 // join adds the subscription and reads its past, if the client says in req that it has a position.
 func (c *client) join(ctx context.Context, channel string, g grant, req *protocol.SubscribeRequest) (*protocol.SubscribeResult, *subscription, error) {
+	if err := c.mayHave(channel); err != nil {
+		return nil, nil, err
+	}
 	o := g.override.apply(c.node.cfg.Namespaces.of(channel))
 	if req.Type != 0 {
 		return nil, nil, ErrNotAvailable.With("only stream subscriptions exist")
@@ -61,6 +64,7 @@ func (c *client) join(ctx context.Context, channel string, g grant, req *protoco
 	if err != nil {
 		return nil, nil, err
 	}
+	c.node.watchedOn(channel)
 	r := &protocol.SubscribeResult{Data: protocol.Raw(g.options.Data), Delta: view.isDelta()}
 	r.Expires, r.Ttl = c.tellsOf(g.expires, g.token)
 	r.WasRecovering = req.Recover && !recovers // and did not: nobody knows what was missed
@@ -161,7 +165,7 @@ func (c *client) register(channel string, g grant, v *view, since Position, reco
 		return nil, Position{}, ErrLimitExceeded.With("too many channels on one connection")
 	}
 	sub := &subscription{client: c, channel: channel, view: v, from: s.at, info: g.options.Info, server: g.server, expires: g.expires, token: g.token, judged: g.judged,
-		hidden: g.override.hides()}
+		hidden: g.override.hides() || c.operator}
 	if len(sub.info) > 0 {
 		c.showsInfo.Store(true)
 	}

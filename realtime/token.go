@@ -19,7 +19,8 @@ type Claims struct {
 	Subs                 map[string]SubscribeOptions `json:"subs,omitempty"`     // and to these, with options
 	Channel              string                      `json:"channel,omitempty"`  // only a subscription token has one
 
-	raw string // the claims as they were signed: JSON
+	raw      string // the claims as they were signed: JSON
+	operator bool   // it is an operator's token
 }
 
 // SubscribeOptions are what the server says of a subscription that it makes for a client.
@@ -68,14 +69,23 @@ func (cfg TokenConfig) Sign(user string, ttl time.Duration) (string, error) {
 	if cfg.Secret == "" {
 		return "", errors.New("sign the token: there is no secret")
 	}
-	c := Claims{RegisteredClaims: jwt.RegisteredClaims{Subject: user, Issuer: cfg.Issuer, IssuedAt: jwt.NewNumericDate(time.Now())}}
+	return signed(jwt.NewWithClaims(jwt.SigningMethodHS256, cfg.claims(user, ttl)), []byte(cfg.Secret))
+}
+
+// claims are those that our own verifier accepts.
+func (cfg TokenConfig) claims(user string, ttl time.Duration) *Claims {
+	c := &Claims{RegisteredClaims: jwt.RegisteredClaims{Subject: user, Issuer: cfg.Issuer, IssuedAt: jwt.NewNumericDate(time.Now())}}
 	if cfg.Audience != "" {
 		c.Audience = jwt.ClaimStrings{cfg.Audience}
 	}
 	if ttl != 0 {
 		c.ExpiresAt = jwt.NewNumericDate(time.Now().Add(ttl))
 	}
-	s, err := jwt.NewWithClaims(jwt.SigningMethodHS256, c).SignedString([]byte(cfg.Secret))
+	return c
+}
+
+func signed(t *jwt.Token, key []byte) (string, error) {
+	s, err := t.SignedString(key)
 	if err != nil {
 		return "", fmt.Errorf("sign the token: %w", err)
 	}

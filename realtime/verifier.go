@@ -26,6 +26,8 @@ type TokenConfig struct {
 	JWKSURL   string           // a JSON Web Key Set: RS*, PS*, ES* and EdDSA, chosen by the token's kid
 	Audience  string           // if set, a token must name it
 	Issuer    string           // if set, a token must name it
+
+	OperatorKey []byte // signs and verifies the tokens of operators, and no others; empty for none
 }
 
 // verifier checks tokens. The algorithm is the configuration's and the key's to choose, never the token's: a
@@ -35,17 +37,21 @@ type TokenConfig struct {
 // it on a goroutine of theirs, which an idle replica must not have, and would leave us the same work: the
 // bounds, the redirects, the cooldown.
 type verifier struct {
-	secret []byte
-	public crypto.PublicKey
-	keys   *jwks // nil for none
-	parser *jwt.Parser
+	secret    []byte
+	operators []byte // the key of operators
+	public    crypto.PublicKey
+	keys      *jwks // nil for none
+	parser    *jwt.Parser
 }
 
 func newVerifier(cfg TokenConfig, logger *slog.Logger) *verifier {
-	v := &verifier{secret: []byte(cfg.Secret), public: cfg.PublicKey}
+	v := &verifier{secret: []byte(cfg.Secret), public: cfg.PublicKey, operators: cfg.OperatorKey}
 	var methods []string
 	if cfg.Secret != "" {
 		methods = append(methods, "HS256", "HS384", "HS512")
+	}
+	if len(cfg.OperatorKey) > 0 {
+		methods = append(methods, "HS256")
 	}
 	if cfg.PublicKey != nil {
 		methods = append(methods, algorithms(cfg.PublicKey)...)
@@ -112,6 +118,9 @@ func onlyExpired(err error) bool {
 // could not be looked up, which may be the right one.
 func (v *verifier) key(ctx context.Context, t *jwt.Token) (any, error) {
 	if _, ok := t.Method.(*jwt.SigningMethodHMAC); ok {
+		if t.Header["kid"] == operatorKid {
+			return v.operator(t)
+		}
 		if len(v.secret) == 0 {
 			return nil, errors.New("no secret is configured")
 		}

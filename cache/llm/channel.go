@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
-	"time"
 	"unicode/utf8"
 )
 
@@ -48,6 +47,11 @@ type publication struct {
 	// Part is of an event or an answer that is too large for one message.
 	Part *part      `json:"part,omitempty"`
 	End  *flightEnd `json:"end,omitempty"`
+	// Live says that from here on every event comes at once.
+	Live bool `json:"live,omitempty"`
+	// Held is of a new leader's first message: the old one was not live, and may have told its own clients more
+	// events than those.
+	Held *int `json:"held,omitempty"`
 }
 
 type part struct {
@@ -57,97 +61,13 @@ type part struct {
 	Name string `json:"name,omitempty"` // the event's
 }
 
-// pump writes a tape to its channel, in batches of what came while the last one was on its way: it delays nobody, and
-// makes no more messages than the log takes in that time.
-type pump struct {
-	log     Log
-	tape    *tape
-	attempt int
-	limit   int    // bytes of a message
-	base    string // whose the answer is
-	headOut bool
-	take    int
-	next    int
-}
-
-// Times of a pump whose log does not take what it brings.
-const (
-	pumpRetry  = 200 * time.Millisecond
-	pumpWithin = 5 * time.Second // of one append
-	pumpTries  = 25
-)
-
 // codeNotShared ends the channel of an answer that is too large for it: whoever wants it asks for himself.
 const codeNotShared = "not_shared"
-
-var errLog = errors.New("the log does not take the answer")
-
-// run returns when the end is written, or the log has refused it for too long. quiet leaves the end out.
-func (p *pump) run(ctx context.Context, quiet func() bool) error {
-	for {
-		v, err := p.tape.wait(ctx, p.next, func(v view) bool { return v.head != nil && !p.headOut || len(v.events) > 0 || v.take != p.take })
-		if err != nil {
-			return err
-		}
-		if v.take != p.take {
-			p.take, p.next, p.headOut = v.take, 0, false
-			continue
-		}
-		messages, taken := p.encode(v, quiet())
-		if len(messages) > 0 {
-			if err := p.append(ctx, v.id, messages); err != nil {
-				return err
-			}
-		}
-		p.alias(ctx, v)
-		p.next += taken
-		if v.end != nil {
-			return nil
-		}
-	}
-}
-
-// alias lets the answer be found by the id that the upstream gave it, too. Without it there is still ours.
-func (p *pump) alias(ctx context.Context, v view) {
-	if p.next > 0 || len(v.events) == 0 || p.base == "" {
-		return
-	}
-	n, err := parseJSON(v.events[0].data)
-	if err != nil {
-		return
-	}
-	id := n.get("id").text()
-	if r := n.get("response"); r.has() {
-		id = r.get("id").text()
-	}
-	if !isTag(id) {
-		return
-	}
-	c, cancel := context.WithTimeout(ctx, pumpWithin)
-	defer cancel()
-	_ = p.log.Append(c, aliasChannel(p.base, id), append(append([]byte(`{"id":`), quote(v.id)...), '}'))
-}
-
-// append tries until it is told that the messages are stored. Readers know twice the same when they see it.
-func (p *pump) append(ctx context.Context, id string, messages [][]byte) error {
-	for range pumpTries {
-		c, cancel := context.WithTimeout(ctx, pumpWithin)
-		err := p.log.Append(c, channelOf(id), messages...)
-		cancel()
-		if err == nil {
-			return nil
-		}
-		if !pause(ctx, pumpRetry) {
-			return fmt.Errorf("write an answer to its channel: %w", err)
-		}
-	}
-	return errLog
-}
 
 // encode makes messages of all that a view shows, and says how many events that are.
 func (p *pump) encode(v view, quiet bool) (messages [][]byte, taken int) {
 	add := func(pub publication) {
-		pub.Attempt, pub.Take = p.attempt, p.take
+		pub.Attempt, pub.Take, pub.Live = p.attempt, p.take, p.live
 		if b, err := json.Marshal(pub); err == nil { // it has nothing that JSON cannot hold
 			messages = append(messages, b)
 		}
@@ -159,6 +79,9 @@ func (p *pump) encode(v view, quiet bool) (messages [][]byte, taken int) {
 	begin := func() []byte {
 		b := strconv.AppendInt([]byte(`{"attempt":`), int64(p.attempt), 10)
 		b = strconv.AppendInt(append(b, `,"take":`...), int64(p.take), 10)
+		if p.live {
+			b = append(b, `,"live":true`...)
+		}
 		b = strconv.AppendInt(append(b, `,"from":`...), int64(p.next+taken), 10)
 		return append(b, `,"events":[`...)
 	}
@@ -265,6 +188,7 @@ type copier struct {
 	turn    int // the latest take
 	next    int
 	part    []byte
+	live    bool // the leader keeps nothing back
 }
 
 var errHole = errors.New("the channel of an answer has a hole")
@@ -277,6 +201,9 @@ func (c *copier) take(message []byte) error {
 	}
 	if p.Attempt > c.attempt {
 		c.attempt, c.part = p.Attempt, nil
+		if p.Held != nil {
+			c.tape.hold(*p.Held)
+		}
 	}
 	if p.Attempt < c.attempt || p.Take < c.turn {
 		return nil // of a leader that was thought dead, and has been replaced
@@ -285,7 +212,8 @@ func (c *copier) take(message []byte) error {
 		c.turn, c.next, c.part = p.Take, 0, nil
 		c.tape.again()
 	}
-	v, _ := c.tape.look(0)
+	c.live = p.Live
+	v := c.tape.now(0)
 	if p.Head != nil && v.head == nil {
 		c.tape.begin(*p.Head)
 		v.head = p.Head
@@ -308,7 +236,12 @@ func (c *copier) take(message []byte) error {
 }
 
 // claim is what a new leader writes first.
-func claim(attempt int) []byte { return fmt.Appendf(nil, `{"attempt":%d,"take":0}`, attempt) }
+func (c *copier) claim(attempt int) []byte {
+	if c.live {
+		return fmt.Appendf(nil, `{"attempt":%d,"take":0}`, attempt)
+	}
+	return fmt.Appendf(nil, `{"attempt":%d,"take":0,"held":%d}`, attempt, c.next)
+}
 
 func (c *copier) events(h *flightHead, p *publication) error {
 	if p.Part != nil {
@@ -332,7 +265,7 @@ func (c *copier) events(h *flightHead, p *publication) error {
 }
 
 func (c *copier) piece(h *flightHead, p *publication) error {
-	v, _ := c.tape.look(0)
+	v := c.tape.now(0)
 	switch {
 	case *p.From < c.next || p.Part.At < len(c.part) || v.object != nil:
 		return nil // it came twice

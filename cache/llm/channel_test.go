@@ -72,7 +72,7 @@ func TestAHoleIsNoticed(t *testing.T) {
 func TestALeaderThatWasReplacedIsNotHeard(t *testing.T) {
 	c := &copier{tape: newTape("x")}
 	for _, m := range []string{`{"attempt":1,"take":0,"head":{"endpoint":"chat/completions","stream":true}}`, `{"attempt":1,"take":0,"from":0,"events":[{"n":0}]}`,
-		string(claim(2)), `{"attempt":1,"take":0,"from":1,"events":[{"old":1}]}`, `{"attempt":2,"take":0,"from":1,"events":[{"n":1}]}`,
+		string(c.claim(2)), `{"attempt":1,"take":0,"from":1,"events":[{"old":1}]}`, `{"attempt":2,"take":0,"from":1,"events":[{"n":1}]}`,
 		`{"attempt":1,"take":0,"end":{"done":true}}`} {
 		if err := c.take([]byte(m)); err != nil {
 			t.Fatal(err)

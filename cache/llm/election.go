@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -13,15 +14,19 @@ import (
 )
 
 // Times of the elections. A replica that leads or follows says every beat that it lives; one that was silent for
-// ownerDead, as the database sees it, in two looks, is replaced: within a second.
+// ownerDead, as the database sees it, in two looks, is replaced: within about a second.
 const (
-	beat        = 200 * time.Millisecond
-	ownerDead   = 600 * time.Millisecond
-	landedFor   = 15 * time.Second // longer than a request is between its look into the cache and its election
-	sweepEvery  = 5 * time.Second
-	electWithin = 250 * time.Millisecond // then the request goes alone
-	electAgain  = time.Second            // after a failed election, how long all go alone
-	beatWithin  = 2 * time.Second
+	beat       = 200 * time.Millisecond
+	ownerDead  = 800 * time.Millisecond
+	landedFor  = 15 * time.Second // longer than a request is between its look into the cache and its election
+	sweepEvery = 5 * time.Second
+	beatWithin = 2 * time.Second
+
+	// A second call of the model costs more than a wait: a database that has answered is waited for. One that has not,
+	// just before, is not trusted so far.
+	electWithin    = 2 * time.Second        // then the request goes alone
+	electImpatient = 250 * time.Millisecond // the same, after a failed election
+	electAgain     = time.Second            // after a failed election, how long all go alone
 
 	maxElections    = 4096 // that wait; one more goes alone
 	electionsAtOnce = 256
@@ -33,18 +38,22 @@ var errNoElection = errors.New("no election is possible now")
 // arrive while one is under way share the next round trip. A replica without flights runs no query.
 type elector struct {
 	pool    *pgxpool.Pool
+	logger  *slog.Logger
 	owner   string
 	waiting chan *candidacy
 	downTil atomic.Int64 // unix ns: elections fail at once until then
 	seen    atomic.Int64 // unix ns: when the database last heard that this replica lives
 	wake    chan struct{}
 	forget  func(key) // takes an answer out of the cache that was purged before it was stored
+	counts  electionCounts
+	looked  time.Time // when the last look succeeded; owned by the heart
 
 	mu       sync.Mutex
-	led      map[key]struct{} // guarded by mu, like all below
+	led      map[key]*lease // guarded by mu, like all below
 	watched  map[*watch]struct{}
 	landings []landing
 	sweepBy  time.Time // rows of ours may need sweeping until then
+	hurry    bool      // the replica stops: no landing waits
 }
 
 type candidacy struct {
@@ -56,32 +65,44 @@ type candidacy struct {
 
 // A verdict says who generates an answer.
 type verdict struct {
-	err     error
-	mine    bool
-	id      string // the winner's
+	err    error
+	lease  *lease // not nil: this replica
+	id     string // the winner's
+	landed bool
+	age    time.Duration // since it landed
+	purged bool          // nobody may join it any more
+
 	attempt int
-	landed  bool
-	age     time.Duration // since it landed
-	purged  bool          // nobody may join it any more
 }
 
-// A landing is the end of a flight that this replica led.
-type landing struct {
-	key     key
-	attempt int
-	keep    bool // complete: others may still look for it
+// A lease is the lead of a flight.
+type lease struct {
+	key      key
+	attempt  int
+	followed chan struct{} // closed when another replica reads along; by the elector
+}
+
+func (l *lease) isFollowed() bool {
+	select {
+	case <-l.followed:
+		return true
+	default:
+		return false
+	}
 }
 
 // A watch tells a follower that its leader has died.
 type watch struct {
 	id      string
-	died    func() // called once
-	strikes int    // owned by beat
+	died    func()    // called once
+	marked  int       // how often the leader was told that somebody follows; owned by the heart, like all below
+	strikes int       // in how many looks the leader was found dead, one after the other
+	since   time.Time // of the first of them
 }
 
-func newElector(pool *pgxpool.Pool, owner string, forget func(key)) *elector {
-	return &elector{pool: pool, owner: owner, forget: forget, waiting: make(chan *candidacy, maxElections), wake: make(chan struct{}, 1),
-		led: map[key]struct{}{}, watched: map[*watch]struct{}{}}
+func newElector(pool *pgxpool.Pool, owner string, logger *slog.Logger, forget func(key)) *elector {
+	return &elector{pool: pool, owner: owner, logger: logger, forget: forget, waiting: make(chan *candidacy, maxElections), wake: make(chan struct{}, 1),
+		led: map[key]*lease{}, watched: map[*watch]struct{}{}}
 }
 
 // elect proposes to generate the answer under this id. After an error everybody is on his own.
@@ -115,39 +136,64 @@ func (el *elector) run(ctx context.Context) {
 	}
 }
 
+// round decides about first and all that waits behind it.
 func (el *elector) round(ctx context.Context, first *candidacy) {
-	batch := []*candidacy{first}
-	for more := true; more && len(batch) < electionsAtOnce; {
-		select {
-		case c := <-el.waiting:
-			batch = append(batch, c)
-		default:
-			more = false
-		}
+	if time.Now().UnixNano() < el.downTil.Load() {
+		first.done <- verdict{err: errNoElection}
+		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, electWithin)
+	batch, keys := []*candidacy{first}, map[key]struct{}{first.key: {}}
+	var again *candidacy // a statement cannot name a key twice
+	for again == nil && len(batch) < electionsAtOnce {
+		var c *candidacy
+		select {
+		case c = <-el.waiting:
+		default:
+		}
+		if c == nil {
+			break
+		}
+		if _, twice := keys[c.key]; twice {
+			again = c
+			break
+		}
+		keys[c.key] = struct{}{}
+		batch = append(batch, c)
+	}
+	el.decide(ctx, batch)
+	if again != nil {
+		el.round(ctx, again)
+	}
+}
+
+func (el *elector) decide(ctx context.Context, batch []*candidacy) {
+	within := electWithin
+	if el.counts.failing.Load() {
+		within = electImpatient
+	}
+	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
 	verdicts, err := el.vote(ctx, batch)
 	if err != nil {
 		el.downTil.Store(time.Now().Add(electAgain).UnixNano())
 	}
+	el.counts.voted(el.logger, len(batch), err)
 	for _, c := range batch {
 		v, ok := verdicts[c.key]
-		v.mine = v.mine && v.id == c.id
 		switch {
 		case err != nil:
 			v = verdict{err: err}
 		case !ok:
-			v = verdict{err: errNoElection} // it ended between the two statements
-		case v.mine:
-			el.lead(c.key)
+			v = verdict{err: errNoElection} // the statement returns every key: not reached
+		case v.id == c.id:
+			v.lease = el.lead(c.key, v.attempt)
 		}
 		c.done <- v
 	}
 }
 
-// vote inserts what nobody has, in the order of the keys so that two replicas cannot wait for each other. Who has the
-// rest is a second question, which only they wait for.
+// vote inserts what nobody has, and says of the rest who has it, who learns by the same statement that he is followed.
+// The order is that of the keys, so that two replicas cannot wait for each other.
 func (el *elector) vote(ctx context.Context, batch []*candidacy) (map[key]verdict, error) {
 	keys, ids, tenants := make([][]byte, len(batch)), make([]string, len(batch)), make([]string, len(batch))
 	for i, c := range batch {
@@ -158,13 +204,17 @@ func (el *elector) vote(ctx context.Context, batch []*candidacy) (map[key]verdic
 		b.Queue(sqlSeen, el.owner)
 		el.seen.Store(now.UnixNano())
 	}
-	verdicts := map[key]verdict{}
-	b.Queue(`INSERT INTO forgewire.flights (key, id, tenant, owner) SELECT k, i, t, $4 FROM unnest($1::bytea[], $2::text[], $3::text[]) AS c(k, i, t)
-		ORDER BY k ON CONFLICT (key) DO NOTHING RETURNING key, id`, keys, ids, tenants, el.owner).Query(func(rows pgx.Rows) error {
+	verdicts := make(map[key]verdict, len(batch))
+	b.Queue(`INSERT INTO forgewire.flights AS f (key, id, tenant, owner) SELECT k, i, t, $4 FROM unnest($1::bytea[], $2::text[], $3::text[]) AS c(k, i, t) ORDER BY k
+		ON CONFLICT (key) DO UPDATE SET followed = true
+		RETURNING key, id, attempt, purged, landed IS NOT NULL, coalesce(extract(epoch FROM clock_timestamp() - landed), 0)::float8`,
+		keys, ids, tenants, el.owner).Query(func(rows pgx.Rows) error {
 		var k []byte
-		var id string
-		_, err := pgx.ForEachRow(rows, []any{&k, &id}, func() error {
-			verdicts[key(k)] = verdict{mine: true, id: id, attempt: 1}
+		var v verdict
+		var seconds float64
+		_, err := pgx.ForEachRow(rows, []any{&k, &v.id, &v.attempt, &v.purged, &v.landed, &seconds}, func() error {
+			v.age = time.Duration(seconds * float64(time.Second))
+			verdicts[key(k)] = v
 			return nil
 		})
 		return err
@@ -172,58 +222,20 @@ func (el *elector) vote(ctx context.Context, batch []*candidacy) (map[key]verdic
 	if err := el.pool.SendBatch(ctx, b).Close(); err != nil {
 		return nil, fmt.Errorf("elect leaders: %w", err)
 	}
-	var lost [][]byte
-	for _, c := range batch {
-		if _, won := verdicts[c.key]; !won {
-			lost = append(lost, c.key[:])
-		}
-	}
-	if len(lost) == 0 {
-		return verdicts, nil
-	}
-	return verdicts, el.winners(ctx, lost, verdicts)
-}
-
-// winners reads who has keys.
-func (el *elector) winners(ctx context.Context, keys [][]byte, into map[key]verdict) error {
-	rows, err := el.pool.Query(ctx, `SELECT key, id, attempt, purged, landed IS NOT NULL, coalesce(extract(epoch FROM clock_timestamp() - landed), 0)::float8
-		FROM forgewire.flights WHERE key = ANY($1)`, keys)
-	if err != nil {
-		return fmt.Errorf("read who leads: %w", err)
-	}
-	var k []byte
-	var v verdict
-	var seconds float64
-	if _, err = pgx.ForEachRow(rows, []any{&k, &v.id, &v.attempt, &v.purged, &v.landed, &seconds}, func() error {
-		v.age = time.Duration(seconds * float64(time.Second))
-		into[key(k)] = v
-		return nil
-	}); err != nil {
-		return fmt.Errorf("read who leads: %w", err)
-	}
-	return nil
+	return verdicts, nil
 }
 
 const sqlSeen = `INSERT INTO forgewire.flight_owners (owner, seen) VALUES ($1, clock_timestamp())
 	ON CONFLICT (owner) DO UPDATE SET seen = excluded.seen`
 
 // lead counts a flight that this replica leads from now on.
-func (el *elector) lead(k key) {
+func (el *elector) lead(k key, attempt int) *lease {
+	l := &lease{key: k, attempt: attempt, followed: make(chan struct{})}
 	el.mu.Lock()
 	defer el.mu.Unlock()
-	el.led[k] = struct{}{}
+	el.led[k] = l
 	el.ring()
-}
-
-// land ends a flight that this replica led.
-func (el *elector) land(k key, attempt int, keep bool) {
-	el.mu.Lock()
-	defer el.mu.Unlock()
-	delete(el.led, k)
-	if len(el.landings) < maxElections {
-		el.landings = append(el.landings, landing{k, attempt, keep})
-	}
-	el.ring()
+	return l
 }
 
 // ring wakes the heart. The caller holds mu.
@@ -249,20 +261,24 @@ func (el *elector) watch(id string, died func()) (stop func()) {
 	}
 }
 
-// takeOver makes this replica the leader in place of one that died.
-func (el *elector) takeOver(ctx context.Context, k key, id, tenant string, attempt int) (won bool, err error) {
+// takeOver makes this replica the leader in place of one that died, if nobody else has and it still is silent.
+func (el *elector) takeOver(ctx context.Context, k key, id, tenant string, attempt int) (*lease, error) {
 	ctx, cancel := context.WithTimeout(ctx, beatWithin)
 	defer cancel()
 	tag, err := el.pool.Exec(ctx, `WITH me AS (`+sqlSeen+` RETURNING owner)
-		INSERT INTO forgewire.flights AS f (key, id, owner, attempt, tenant) SELECT $2, $3, owner, $4::int + 1, $5 FROM me
-		ON CONFLICT (key) DO UPDATE SET owner = excluded.owner, attempt = f.attempt + 1
-		WHERE f.id = excluded.id AND f.attempt = $4 AND f.landed IS NULL`, el.owner, k[:], id, attempt, tenant)
+		INSERT INTO forgewire.flights AS f (key, id, owner, attempt, tenant, followed) SELECT $2, $3, owner, $4::int + 1, $5, true FROM me
+		ON CONFLICT (key) DO UPDATE SET owner = excluded.owner, attempt = f.attempt + 1, followed = true
+		WHERE f.id = excluded.id AND f.attempt = $4 AND f.landed IS NULL AND NOT EXISTS (
+			SELECT FROM forgewire.flight_owners o WHERE o.owner = f.owner AND o.owner <> $1 AND o.seen > clock_timestamp() - make_interval(secs => $6))`,
+		el.owner, k[:], id, attempt, tenant, ownerDead.Seconds())
 	if err != nil {
-		return false, fmt.Errorf("replace a leader: %w", err)
+		return nil, fmt.Errorf("replace a leader: %w", err)
 	}
 	if tag.RowsAffected() == 0 {
-		return false, nil
+		return nil, nil
 	}
-	el.lead(k)
-	return true, nil
+	el.counts.tookOver(el.logger, id)
+	l := el.lead(k, attempt+1)
+	el.follow(map[key]bool{k: true})
+	return l, nil
 }

@@ -71,7 +71,7 @@ func (rd *reader) note(f *flight, err error) {
 	if rd.how == Miss || rd.how == Bypass || rd.gaveStale {
 		return
 	}
-	v, _ := f.look(0)
+	v := f.now(0)
 	run := rd.req.run(rd.how, v.id)
 	run.Duration = time.Since(rd.req.started)
 	run.Status, run.Error = rd.status, rd.code

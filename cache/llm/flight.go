@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -24,6 +25,7 @@ type flight struct {
 	ctx     context.Context
 	cancel  context.CancelCauseFunc // with why
 	settled chan struct{}           // closed when rec is known
+	settle  sync.Once               // closes settled
 
 	// Owned by the flight's goroutine, and fixed when settled is closed.
 	leads    bool // the upstream was asked by this replica
@@ -68,7 +70,7 @@ func (s *Service) wants(req *request, age time.Duration) bool {
 
 // fly runs a flight from the election to the end.
 func (s *Service) fly(f *flight) {
-	defer close(f.settled)
+	defer f.settle.Do(func() { close(f.settled) })
 	defer f.cancel(nil)
 	timeout := time.Duration(0)
 	for _, r := range f.req.routes {
@@ -76,15 +78,15 @@ func (s *Service) fly(f *flight) {
 	}
 	defer time.AfterFunc(timeout, func() { f.cancel(errSilent) }).Stop()
 	if !f.shares {
-		s.lead(f, 0)
+		s.lead(f, nil)
 		return
 	}
 	v := s.elector.elect(f.ctx, f.key, f.first, tenantTag(f.req.caller.Tenant))
 	switch {
 	case v.err != nil, v.purged, v.landed && !s.wants(f.req, v.age+landSlack):
-		s.lead(f, 0)
-	case v.mine:
-		s.lead(f, v.attempt)
+		s.lead(f, nil)
+	case v.lease != nil:
+		s.lead(f, v.lease)
 	default:
 		f.elsewhere(v.id)
 		s.follow(f, v.id)
@@ -95,7 +97,7 @@ func (s *Service) fly(f *flight) {
 func (s *Service) follow(f *flight, id string) {
 	follower, err := s.cfg.Log.Follow(channelOf(id))
 	if err != nil {
-		s.lead(f, 0)
+		s.lead(f, nil)
 		return
 	}
 	defer follower.Close()
@@ -112,14 +114,14 @@ func (s *Service) follow(f *flight, id string) {
 		case errors.Is(err, errDied):
 			won, err := s.succeed(f, id, follower, c)
 			if err != nil {
-				s.lead(f, 0)
+				s.lead(f, nil)
 				return
 			}
 			if won {
 				return
 			}
 		default:
-			s.lead(f, 0) // what it has read is compared with what comes
+			s.lead(f, nil) // what it has read is compared with what comes
 			return
 		}
 	}
@@ -143,7 +145,7 @@ func (s *Service) copy(ctx context.Context, id string, follower Follower, c *cop
 				return err
 			}
 		}
-		if v, _ := c.tape.look(0); v.end != nil {
+		if v := c.tape.now(0); v.end != nil {
 			return nil
 		}
 	}
@@ -153,33 +155,33 @@ func (s *Service) copy(ctx context.Context, id string, follower Follower, c *cop
 // it. The claim that it writes first is where everybody stops to listen to the old leader.
 func (s *Service) succeed(f *flight, id string, follower Follower, c *copier) (bool, error) {
 	attempt := max(c.attempt, 1)
-	won, err := s.elector.takeOver(f.ctx, f.key, id, tenantTag(f.req.caller.Tenant), attempt)
-	if err != nil || !won {
+	l, err := s.elector.takeOver(f.ctx, f.key, id, tenantTag(f.req.caller.Tenant), attempt)
+	if err != nil || l == nil {
 		return false, err
 	}
 	attempt++
-	if err := s.cfg.Log.Append(f.ctx, channelOf(id), claim(attempt)); err != nil {
-		s.elector.land(f.key, attempt, false)
+	if err := s.cfg.Log.Append(f.ctx, channelOf(id), c.claim(attempt)); err != nil {
+		s.elector.land(l, false)
 		return false, err
 	}
 	for c.attempt < attempt {
 		messages, err := follower.Next(f.ctx)
 		if err != nil {
-			s.elector.land(f.key, attempt, false)
+			s.elector.land(l, false)
 			return false, err
 		}
 		for _, m := range messages {
 			if err := c.take(m); err != nil {
-				s.elector.land(f.key, attempt, false)
+				s.elector.land(l, false)
 				return false, err
 			}
 		}
 	}
-	if v, _ := f.look(0); v.end != nil { // it had ended just before
-		s.elector.land(f.key, attempt, false)
+	if v := f.now(0); v.end != nil { // it had ended just before
+		s.elector.land(l, false)
 		s.settle(f)
 		return true, nil
 	}
-	s.lead(f, attempt)
+	s.lead(f, l)
 	return true, nil
 }

@@ -3,7 +3,6 @@ package llm
 import (
 	"context"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -20,7 +19,7 @@ func (el *elector) heart(ctx context.Context) {
 		select {
 		case <-ticker.C:
 		case <-el.wake:
-			if ticking && !el.hasLandings() {
+			if ticking && !el.hasUrgent() {
 				continue
 			}
 		case <-ctx.Done():
@@ -37,44 +36,82 @@ func (el *elector) heart(ctx context.Context) {
 	}
 }
 
-func (el *elector) hasLandings() bool {
-	el.mu.Lock()
-	defer el.mu.Unlock()
-	return len(el.landings) > 0
-}
-
-// beat does all that is due in one round trip. It reports whether another beat is needed.
+// beat does all that is due. It reports whether another beat is needed.
 func (el *elector) beat(ctx context.Context) bool {
-	ctx, cancel := context.WithTimeout(ctx, beatWithin)
-	defer cancel()
-	el.mu.Lock()
-	landings := el.landings
-	el.landings = nil
-	watched := make([]*watch, 0, len(el.watched))
-	var ids []string
-	for w := range el.watched {
-		watched = append(watched, w)
-		ids = append(ids, w.id)
-	}
 	now := time.Now()
-	if len(landings) > 0 || len(el.led) > 0 {
+	el.mu.Lock()
+	busy := len(el.led) > 0 || len(el.watched) > 0 || len(el.landings) > 0
+	if len(el.landings) > 0 || len(el.led) > 0 {
 		el.sweepBy = now.Add(landedFor + 2*sweepEvery)
 	}
-	busy, sweeps := len(el.led) > 0 || len(watched) > 0 || len(landings) > 0, now.Before(el.sweepBy)
+	sweeps := now.Before(el.sweepBy)
 	el.mu.Unlock()
 	if !busy && !sweeps {
 		return false
 	}
-	b := &pgx.Batch{}
 	if busy {
-		b.Queue(sqlSeen, el.owner)
-		el.seen.Store(now.UnixNano())
-	}
-	el.queueLandings(b, landings)
-	if !busy && now.UnixNano()/int64(beat)%int64(sweepEvery/beat) == 0 {
+		el.pulse(ctx, now) // by itself: it must not wait for a row that somebody has locked
+		el.touchdown(ctx, el.takeDue(now))
+	} else if now.UnixNano()/int64(beat)%int64(sweepEvery/beat) == 0 {
+		ctx, cancel := context.WithTimeout(ctx, beatWithin)
+		defer cancel()
+		b := &pgx.Batch{}
 		queueSweep(b)
+		_ = el.pool.SendBatch(ctx, b).Close() // another replica, or the next one, sweeps too
+	}
+	return true
+}
+
+// pulse says that this replica lives, hears which of its flights are followed, and looks after the leaders that it
+// follows, in one round trip.
+func (el *elector) pulse(ctx context.Context, now time.Time) {
+	ctx, cancel := context.WithTimeout(ctx, beatWithin)
+	defer cancel()
+	el.mu.Lock()
+	leads := len(el.led) > 0
+	watched := make([]*watch, 0, len(el.watched))
+	for w := range el.watched {
+		watched = append(watched, w)
+	}
+	el.mu.Unlock()
+	b := &pgx.Batch{}
+	b.Queue(sqlSeen, el.owner)
+	el.seen.Store(now.UnixNano())
+	followed := map[key]bool{}
+	if leads {
+		b.Queue(`SELECT key FROM forgewire.flights WHERE owner = $1 AND followed AND landed IS NULL`, el.owner).Query(func(rows pgx.Rows) error {
+			var k []byte
+			_, err := pgx.ForEachRow(rows, []any{&k}, func() error { followed[key(k)] = true; return nil })
+			return err
+		})
 	}
 	alive := map[string]bool{}
+	queueWatches(b, watched, alive)
+	late := now.Sub(el.looked) > 3*beat
+	if err := el.pool.SendBatch(ctx, b).Close(); err != nil {
+		return
+	}
+	el.looked = now
+	el.follow(followed)
+	el.judge(watched, alive, late || time.Since(now) > beat)
+}
+
+// marks is how often a leader is told that somebody follows: a row that is locked is passed over.
+const marks = 3
+
+func queueWatches(b *pgx.Batch, watched []*watch, alive map[string]bool) {
+	var ids, fresh []string
+	for _, w := range watched {
+		ids = append(ids, w.id)
+		if w.marked < marks {
+			w.marked++
+			fresh = append(fresh, w.id)
+		}
+	}
+	if len(fresh) > 0 {
+		b.Queue(`WITH f AS MATERIALIZED (SELECT key FROM forgewire.flights WHERE id = ANY($1) AND NOT followed AND landed IS NULL FOR UPDATE SKIP LOCKED)
+			UPDATE forgewire.flights SET followed = true WHERE key IN (SELECT key FROM f)`, fresh)
+	}
 	if len(ids) > 0 {
 		b.Queue(`SELECT f.id FROM forgewire.flights f JOIN forgewire.flight_owners o USING (owner)
 			WHERE f.id = ANY($1) AND (f.landed IS NOT NULL OR o.seen > clock_timestamp() - make_interval(secs => $2))`,
@@ -84,26 +121,25 @@ func (el *elector) beat(ctx context.Context) bool {
 			return err
 		})
 	}
-	if b.Len() == 0 {
-		return true
-	}
-	if err := el.pool.SendBatch(ctx, b).Close(); err != nil {
-		el.mu.Lock()
-		defer el.mu.Unlock()
-		el.landings = append(landings, el.landings...) // again with the next beat; a doubled one does nothing
-		el.landings = el.landings[:min(len(el.landings), maxElections)]
-		return true
-	}
-	el.judge(watched, alive)
-	return true
 }
+
+// lateFor is how long looks that were late themselves count for nothing: where the machine or the database is too
+// busy for us, it may be for the leader.
+const lateFor = 4 * time.Second
 
 // judge tells the followers of leaders that were found dead in two looks in a row: the first one may have come
 // between two beats of a leader whom the same database delayed as it delayed us.
-func (el *elector) judge(watched []*watch, alive map[string]bool) {
+func (el *elector) judge(watched []*watch, alive map[string]bool, late bool) {
+	now := time.Now()
 	for _, w := range watched {
 		if alive[w.id] {
-			w.strikes = 0
+			w.strikes, w.since = 0, time.Time{}
+			continue
+		}
+		if w.since.IsZero() {
+			w.since = now
+		}
+		if late && now.Sub(w.since) < lateFor {
 			continue
 		}
 		if w.strikes++; w.strikes < 2 {
@@ -119,42 +155,12 @@ func (el *elector) judge(watched []*watch, alive map[string]bool) {
 	}
 }
 
-func (el *elector) queueLandings(b *pgx.Batch, landings []landing) {
-	var kept, gone [][]byte
-	var keptAttempts, goneAttempts []int32
-	slices.SortFunc(landings, func(a, b landing) int { return slices.Compare(a.key[:], b.key[:]) })
-	for i := range landings {
-		if l := &landings[i]; l.keep {
-			kept, keptAttempts = append(kept, l.key[:]), append(keptAttempts, int32(l.attempt))
-		} else {
-			gone, goneAttempts = append(gone, l.key[:]), append(goneAttempts, int32(l.attempt))
-		}
-	}
-	const ours = ` FROM unnest($1::bytea[], $2::int[]) AS l(key, attempt) WHERE f.key = l.key AND f.attempt = l.attempt AND f.owner = $3`
-	if kept != nil {
-		// A purge that came while the answer was generated does not find it in the cache, but leaves its mark here.
-		b.Queue(`UPDATE forgewire.flights f SET landed = clock_timestamp()`+ours+` RETURNING f.key, f.purged`, kept, keptAttempts, el.owner).Query(
-			func(rows pgx.Rows) error {
-				var k []byte
-				var purged bool
-				_, err := pgx.ForEachRow(rows, []any{&k, &purged}, func() error {
-					if purged {
-						el.forget(key(k))
-					}
-					return nil
-				})
-				return err
-			})
-	}
-	if gone != nil {
-		b.Queue(`DELETE FROM forgewire.flights f USING`+ours[len(" FROM"):], gone, goneAttempts, el.owner)
-	}
-}
-
 // queueSweep removes what has landed, and what replicas left behind that are long dead.
 func queueSweep(b *pgx.Batch) {
-	b.Queue(`DELETE FROM forgewire.flights f WHERE landed < clock_timestamp() - make_interval(secs => $1) OR landed IS NULL AND NOT EXISTS (
-		SELECT FROM forgewire.flight_owners o WHERE o.owner = f.owner AND o.seen > clock_timestamp() - interval '1 minute')`, landedFor.Seconds())
+	b.Queue(`WITH old AS MATERIALIZED (
+		SELECT key FROM forgewire.flights f WHERE landed < clock_timestamp() - make_interval(secs => $1) OR landed IS NULL AND NOT EXISTS (
+			SELECT FROM forgewire.flight_owners o WHERE o.owner = f.owner AND o.seen > clock_timestamp() - interval '1 minute') FOR UPDATE SKIP LOCKED)
+		DELETE FROM forgewire.flights WHERE key IN (SELECT key FROM old)`, landedFor.Seconds())
 	b.Queue(`DELETE FROM forgewire.flight_owners WHERE seen < clock_timestamp() - interval '1 hour'`)
 }
 
@@ -169,7 +175,9 @@ func (el *elector) goodbye(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, beatWithin)
 	defer cancel()
 	b := &pgx.Batch{}
-	el.queueLandings(b, landings)
+	if len(landings) > 0 {
+		el.queueLandings(b, landings, map[key]bool{})
+	}
 	b.Queue(`DELETE FROM forgewire.flight_owners WHERE owner = $1`, el.owner)
 	_ = el.pool.SendBatch(ctx, b).Close() // if it cannot be said, others notice the silence
 }
@@ -178,7 +186,8 @@ func (el *elector) goodbye(ctx context.Context) {
 func (el *elector) purge(ctx context.Context, tenant string) error {
 	ctx, cancel := context.WithTimeout(ctx, beatWithin)
 	defer cancel()
-	if _, err := el.pool.Exec(ctx, `UPDATE forgewire.flights SET purged = true WHERE tenant = $1`, tenant); err != nil {
+	if _, err := el.pool.Exec(ctx, `WITH f AS MATERIALIZED (SELECT key FROM forgewire.flights WHERE tenant = $1 ORDER BY key FOR UPDATE)
+		UPDATE forgewire.flights SET purged = true WHERE key IN (SELECT key FROM f)`, tenant); err != nil {
 		return fmt.Errorf("purge answers that are under way: %w", err)
 	}
 	return nil

@@ -12,35 +12,61 @@ import (
 	"time"
 )
 
-// lead asks the upstream. With an attempt, others read along: the answer is written to the log too.
-func (s *Service) lead(f *flight, attempt int) {
+// lead asks the upstream. With a lease, others read along: the answer is written to the log too.
+func (s *Service) lead(f *flight, l *lease) {
 	f.leads = true
 	out := newRetake(f)
-	if attempt == 0 {
+	if l == nil {
 		s.generate(f, out)
 		s.settle(f)
 		return
 	}
-	v, _ := f.look(0)
-	p := &pump{log: s.cfg.Log, tape: f.tape, attempt: attempt, limit: min(s.cfg.MaxMessageBytes, 256<<10), base: f.req.base,
-		take: v.take, next: len(v.events), headOut: v.head != nil}
+	v := f.now(0)
+	p := &pump{log: s.cfg.Log, tape: f.tape, lease: l, attempt: l.attempt, limit: min(s.cfg.MaxMessageBytes, 256<<10), base: f.req.base,
+		spacing: s.spacing, take: v.take, next: len(v.events), headOut: v.head != nil}
 	pumped := make(chan error, 1)
 	// The pump outlives the flight's own time: what came must reach those who read along.
 	go func() {
 		err := p.run(s.life, s.stopping)
-		if err != nil && !s.stopping() {
-			s.elector.land(f.key, attempt, false) // so that those who wait for it look for another leader
+		if err != nil && !errors.Is(err, errUntold) && !s.stopping() {
+			s.elector.land(l, false) // so that those who wait for it look for another leader
 		}
 		pumped <- err
 	}()
 	s.generate(f, out)
 	s.settle(f)
 	err := <-pumped
+	if errors.Is(err, errUntold) {
+		if s.untold(f, l) {
+			return
+		}
+		if err = p.write(s.life, f.now(0), s.stopping()); err != nil {
+			s.elector.land(l, false)
+		}
+	}
 	if err != nil && !s.stopping() {
 		s.cfg.Logger.Warn("an answer could not be written to the log: other replicas ask for themselves", "id", v.id, "error", err)
 	}
 	if err == nil && !s.stopping() {
-		s.elector.land(f.key, attempt, f.stored)
+		s.elector.land(l, f.stored)
+	}
+}
+
+// untoldWithin is how long the database may take to say whether somebody follows a flight that has ended.
+const untoldWithin = 5 * time.Second
+
+// untold ends a flight whose answer is in no channel, unless another replica has joined: then it returns false.
+func (s *Service) untold(f *flight, l *lease) (ended bool) {
+	t := time.NewTimer(untoldWithin)
+	defer t.Stop()
+	select {
+	case gone := <-s.elector.leave(l, f.stored):
+		return gone
+	case <-t.C:
+		s.elector.land(l, false)
+		return true
+	case <-s.life.Done():
+		return true // the heart's last beat ends it
 	}
 }
 
@@ -61,7 +87,7 @@ func (s *Service) generate(f *flight, out *retake) {
 		return
 	}
 	kind, _, _ := mime.ParseMediaType(ans.Header.Get("Content-Type"))
-	v, _ := f.look(0)
+	v := f.now(0)
 	h := flightHead{Endpoint: f.req.endpoint, Scope: hashed(f.req.base, v.id), Model: f.req.model, Upstream: f.upstream.Name, Stream: kind == "text/event-stream",
 		Usage: f.req.stream}
 	if h.Stream {
@@ -170,6 +196,9 @@ var errNotAnswer = errors.New("the upstream's answer is not JSON")
 
 // isError says whether an event tells of an error.
 func isError(e event) bool {
+	if e.name == "" && !mayBeError(e.data) {
+		return false
+	}
 	switch typeOf(e) {
 	case "error", "response.failed":
 		return true
@@ -179,6 +208,11 @@ func isError(e event) bool {
 	}
 	n, err := parseJSON(e.data)
 	return err == nil && n.get("error").has()
+}
+
+// mayBeError is a quick look: at every token's event. Escapes may spell anything.
+func mayBeError(data []byte) bool {
+	return bytes.Contains(data, []byte(`error"`)) || bytes.Contains(data, []byte(`response.failed`)) || bytes.Contains(data, []byte(`\u00`))
 }
 
 // toldFailure is the failure of a stream whose last event told of an error: for whoever wants the whole, the part

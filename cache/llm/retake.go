@@ -22,7 +22,7 @@ type retake struct {
 }
 
 func newRetake(f *flight) *retake {
-	v, _ := f.look(0)
+	v := f.now(0)
 	r := &retake{tape: f.tape, endpoint: f.req.endpoint, prefix: v.events, old: v.head, joined: v.head == nil}
 	if len(v.events) > 0 && r.endpoint.hasUsageOption() {
 		if n, err := parseJSON(v.events[0].data); err == nil {

@@ -5,6 +5,8 @@ import (
 	"net/http"
 	"strconv"
 	"time"
+
+	"forgewire/infra/monitor"
 )
 
 // writeWithin is how long a client may take to accept what is written to it. It then has to resume.
@@ -73,6 +75,7 @@ type reader struct {
 	resumable bool
 	after     int // resume: what the client has
 	first     time.Time
+	extended  time.Time // when the time to write was last extended
 	wrote     bool
 	status    int
 	code      string
@@ -83,7 +86,9 @@ func (rd *reader) serve(ctx context.Context) error {
 	if rd.req.stream {
 		return rd.stream(ctx)
 	}
+	waiting := monitor.Span(ctx, monitor.Upstream)
 	v, err := rd.tape.ended(ctx)
+	waiting.End()
 	if err != nil {
 		return err
 	}
@@ -99,9 +104,12 @@ func (rd *reader) serve(ctx context.Context) error {
 		v.end = &flightEnd{Failure: failureOf(errTruncated)}
 		return rd.fail(v)
 	}
+	rd.w.Header().Set("Content-Length", strconv.Itoa(len(body)))
+	_ = rd.rc.SetWriteDeadline(time.Now().Add(writeWithin)) // where it cannot be set, the server's own holds
 	rd.headers(v, "application/json")
 	rd.first = time.Now()
-	return rd.write(body)
+	_, err = rd.w.Write(body) // with its length, so that the server sends it when the handler returns, in one piece
+	return err
 }
 
 // headers begins the response.
@@ -129,7 +137,10 @@ func (rd *reader) headers(v view, contentType string) {
 }
 
 func (rd *reader) write(b []byte) error {
-	_ = rd.rc.SetWriteDeadline(time.Now().Add(writeWithin)) // where it cannot be set, the server's own holds
+	if now := time.Now(); now.Sub(rd.extended) > time.Second {
+		_ = rd.rc.SetWriteDeadline(now.Add(writeWithin)) // where it cannot be set, the server's own holds
+		rd.extended = now
+	}
 	if _, err := rd.w.Write(b); err != nil {
 		return err
 	}
@@ -139,7 +150,9 @@ func (rd *reader) write(b []byte) error {
 // stream writes events as they come.
 func (rd *reader) stream(ctx context.Context) error {
 	// Not before the first event: until then a failure can be told by the status.
+	waiting := monitor.Span(ctx, monitor.Upstream)
 	v, err := rd.tape.wait(ctx, rd.after, func(v view) bool { return v.head != nil && v.head.Stream && (len(v.events) > 0 || rd.after > 0) })
+	waiting.End()
 	if err != nil {
 		return err
 	}
@@ -150,8 +163,13 @@ func (rd *reader) stream(ctx context.Context) error {
 	if !v.head.Stream {
 		return rd.whole(ctx)
 	}
-	if err := rd.rc.Flush(); err != nil {
-		return err
+	if len(v.events) == 0 {
+		if err := rd.rc.Flush(); err != nil {
+			return err
+		}
+	}
+	if v.held >= 0 && rd.after > v.held {
+		return rd.errorEvent(rd.after, failureOf(errInterrupted))
 	}
 	take, n := v.take, rd.after
 	for {
@@ -180,8 +198,11 @@ func (rd *reader) stream(ctx context.Context) error {
 			}
 			return nil
 		}
-		if v, err = rd.tape.wait(ctx, n, func(v view) bool { return len(v.events) > 0 || v.take != take }); err != nil {
+		if v, err = rd.tape.wait(ctx, n, func(v view) bool { return len(v.events) > 0 || v.take != take || v.held >= 0 && rd.after > v.held }); err != nil {
 			return err
+		}
+		if v.held >= 0 && rd.after > v.held {
+			return rd.errorEvent(n, failureOf(errInterrupted))
 		}
 	}
 }
@@ -206,7 +227,9 @@ func (rd *reader) render(v view, n int) (b []byte) {
 
 // whole writes an answer that came in one piece as a stream.
 func (rd *reader) whole(ctx context.Context) error {
+	waiting := monitor.Span(ctx, monitor.Upstream)
 	v, err := rd.tape.ended(ctx)
+	waiting.End()
 	if err != nil {
 		return err
 	}

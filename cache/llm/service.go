@@ -78,7 +78,7 @@ func New(cfg Config) (*Service, error) {
 	}
 	s := &Service{cfg: cfg, client: newClient(cfg.Upstreams, cfg.Transport), stats: newStatistics(),
 		flights: map[key]*flight{}, byID: map[string]*flight{}}
-	s.elector = newElector(cfg.Pool, uuid.NewString(), func(k key) { cfg.Cache.Delete(s.life, cacheKey(k)) })
+	s.elector = newElector(cfg.Pool, uuid.NewString(), cfg.Logger, func(k key) { cfg.Cache.Delete(s.life, cacheKey(k)) })
 	s.life, s.endLife = context.WithCancelCause(context.Background())
 	return s, nil
 }
@@ -96,6 +96,7 @@ func (s *Service) Run(ctx context.Context) error {
 	s.mu.Lock()
 	s.closed = true
 	s.mu.Unlock()
+	s.elector.noLinger()
 	ended := make(chan struct{})
 	go func() {
 		s.underWay.Wait()

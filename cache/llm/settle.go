@@ -13,7 +13,8 @@ const storeWithin = 2 * time.Second
 
 // settle keeps what a flight brought: the recording, if it is complete, and the run of whoever caused it.
 func (s *Service) settle(f *flight) {
-	v, _ := f.look(0)
+	defer f.settle.Do(func() { close(f.settled) })
+	v := f.now(0)
 	var u usage
 	if v.end != nil && v.head != nil && (v.object != nil || len(v.events) > 0) {
 		f.rec = s.record(f, v)

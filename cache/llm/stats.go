@@ -27,8 +27,7 @@ type Stats struct {
 	SecondsAvoided float64 `json:"seconds_avoided"`  // of waiting for the model
 	Failed         int64   `json:"failed"`           // requests that got an error
 	MeanFirstToken float64 `json:"mean_first_token"` // seconds
-	firstTokens    int64   // counted in MeanFirstToken
-	firstSum       float64 // seconds
+	FirstTokens    int64   `json:"first_tokens"`     // answers that MeanFirstToken is of
 }
 
 type statistics struct {
@@ -75,8 +74,8 @@ func (s *statistics) add(run Run, class string, avoided time.Duration) {
 		row.TokensSaved += run.PromptTokens + run.CompletionTokens
 	}
 	if run.FirstToken > 0 {
-		row.firstTokens++
-		row.firstSum += run.FirstToken.Seconds()
+		row.FirstTokens++
+		row.MeanFirstToken += (run.FirstToken.Seconds() - row.MeanFirstToken) / float64(row.FirstTokens)
 	}
 }
 
@@ -85,9 +84,26 @@ func (row *Stats) finish() {
 	if n := row.Hits + row.Collapsed + row.Stale; n > 0 {
 		row.HitRate = 100 * float64(n) / float64(n+row.Misses)
 	}
-	if row.firstTokens > 0 {
-		row.MeanFirstToken = row.firstSum / float64(row.firstTokens)
+}
+
+// Add adds up what two replicas, or two models, have.
+func (row *Stats) Add(o Stats) {
+	if n := row.FirstTokens + o.FirstTokens; n > 0 {
+		row.MeanFirstToken += (o.MeanFirstToken - row.MeanFirstToken) * float64(o.FirstTokens) / float64(n)
+		row.FirstTokens = n
 	}
+	row.Requests += o.Requests
+	row.Hits += o.Hits
+	row.Misses += o.Misses
+	row.Collapsed += o.Collapsed
+	row.Stale += o.Stale
+	row.Bypassed += o.Bypassed
+	row.Failed += o.Failed
+	row.TokensSaved += o.TokensSaved
+	row.CostMicros += o.CostMicros
+	row.SavedMicros += o.SavedMicros
+	row.SecondsAvoided += o.SecondsAvoided
+	row.finish()
 }
 
 // Stats returns this replica's statistics, by model and class, and their sum: of all tenants.
@@ -109,31 +125,12 @@ func (s *Service) statsOf(of func(tenant string) bool) (total Stats, rows []Stat
 			sum = &Stats{Model: row.Model, Class: row.Class}
 			sums[[2]string{row.Model, row.Class}] = sum
 		}
-		sum.plus(row)
-		total.plus(row)
+		sum.Add(*row)
+		total.Add(*row)
 	}
 	for _, r := range sums {
-		r.finish()
 		rows = append(rows, *r)
 	}
-	total.finish()
 	slices.SortFunc(rows, func(a, b Stats) int { return cmp.Or(cmp.Compare(a.Model, b.Model), cmp.Compare(a.Class, b.Class)) })
 	return total, rows
-}
-
-// plus adds what another row counted.
-func (row *Stats) plus(r *Stats) {
-	row.Requests += r.Requests
-	row.Hits += r.Hits
-	row.Misses += r.Misses
-	row.Collapsed += r.Collapsed
-	row.Stale += r.Stale
-	row.Bypassed += r.Bypassed
-	row.Failed += r.Failed
-	row.TokensSaved += r.TokensSaved
-	row.CostMicros += r.CostMicros
-	row.SavedMicros += r.SavedMicros
-	row.SecondsAvoided += r.SecondsAvoided
-	row.firstTokens += r.firstTokens
-	row.firstSum += r.firstSum
 }

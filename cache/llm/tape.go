@@ -9,12 +9,16 @@ import (
 // their own pace from any place, so a slow one delays nobody.
 type tape struct {
 	mu      sync.Mutex
-	changed chan struct{} // closed, and replaced, when anything changes; guarded by mu, like all below
+	over    chan struct{} // closed at the end
+	changed chan struct{} // closed when anything changes, nil if nobody waits for it; guarded by mu, like all below
 	id      string
 	remote  bool        // another replica asks the upstream
 	head    *flightHead // nil until the upstream has begun to answer
 	// take counts how often the answer began anew. Readers that had something of an earlier one cannot go on.
-	take   int
+	take int
+	// held is how many events are known to be those that all readers of an earlier leader have got; -1 for all. Who has
+	// more than these cannot go on: what he has may be something else.
+	held   int
 	events []event
 	object []byte
 	size   int
@@ -51,15 +55,17 @@ type failure struct {
 	Temporary  bool   `json:"temporary,omitempty"` // an older answer is better than this one
 }
 
-func newTape(id string) *tape { return &tape{id: id, changed: make(chan struct{})} }
+func newTape(id string) *tape { return &tape{id: id, held: -1, over: make(chan struct{})} }
 
 // change runs f and tells the readers.
 func (t *tape) change(f func()) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	f()
-	close(t.changed)
-	t.changed = make(chan struct{})
+	if t.changed != nil {
+		close(t.changed)
+		t.changed = nil
+	}
 }
 
 func (t *tape) begin(h flightHead) { t.change(func() { t.head = &h }) }
@@ -67,12 +73,21 @@ func (t *tape) begin(h flightHead) { t.change(func() { t.head = &h }) }
 // elsewhere says that the answer is another replica's, under that id.
 func (t *tape) elsewhere(id string) { t.change(func() { t.id, t.remote = id, true }) }
 
+// hold says that only so many events are what readers of an earlier leader have, too.
+func (t *tape) hold(n int) {
+	t.change(func() {
+		if t.held < 0 || n < t.held {
+			t.held = n
+		}
+	})
+}
+
 // add appends events. It returns false if the answer is then too large.
 func (t *tape) add(events ...event) bool {
 	t.change(func() {
-		for _, e := range events {
-			t.events = append(t.events, e)
-			t.size += len(e.data)
+		t.events = append(t.events, events...)
+		for i := range events {
+			t.size += len(events[i].data)
 		}
 	})
 	return t.size <= maxAnswerBytes // only the writer changes it
@@ -92,6 +107,7 @@ func (t *tape) finish(e flightEnd) {
 	t.change(func() {
 		if t.end == nil {
 			t.end = &e
+			close(t.over)
 		}
 	})
 }
@@ -102,24 +118,43 @@ type view struct {
 	remote bool
 	head   *flightHead
 	take   int
+	held   int
 	events []event // from the place on
 	object []byte
 	end    *flightEnd
 }
 
-// look returns what there is after the first n events of a take, and what is closed when there is more.
-func (t *tape) look(n int) (view, <-chan struct{}) {
+// now returns what there is after the first n events of a take.
+func (t *tape) now(n int) view {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	v := view{id: t.id, remote: t.remote, head: t.head, take: t.take, object: t.object, end: t.end}
+	return t.view(n)
+}
+
+// view is now for who holds mu.
+func (t *tape) view(n int) view {
+	v := view{id: t.id, remote: t.remote, head: t.head, take: t.take, held: t.held, object: t.object, end: t.end}
 	if n < len(t.events) {
 		v.events = t.events[n:len(t.events):len(t.events)]
 	}
-	return v, t.changed
+	return v
+}
+
+// look is now, and says what is closed when there is more.
+func (t *tape) look(n int) (view, <-chan struct{}) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.changed == nil {
+		t.changed = make(chan struct{})
+	}
+	return t.view(n), t.changed
 }
 
 // wait returns as soon as ready says that there is enough.
 func (t *tape) wait(ctx context.Context, n int, ready func(view) bool) (view, error) {
+	if v := t.now(n); v.end != nil || ready(v) {
+		return v, nil
+	}
 	for {
 		v, changed := t.look(n)
 		if v.end != nil || ready(v) {

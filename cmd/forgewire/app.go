@@ -16,6 +16,7 @@ import (
 	"forgewire/cache/llm"
 	"forgewire/handlers"
 	"forgewire/handlers/access"
+	"forgewire/handlers/admin"
 	"forgewire/handlers/resources"
 	"forgewire/infra/config"
 	"forgewire/infra/logging"
@@ -51,6 +52,7 @@ type app struct {
 	gate      *access.Gate
 	models    *llm.Service // nil where no upstream is configured
 	resources *resources.Service
+	admin     *admin.Admin // nil where no password is configured
 	server    *http.Server
 	// metrics serves /metrics without a key, on a port of its own; nil without one.
 	metrics *http.Server
@@ -67,6 +69,10 @@ func newApp(cfg appConfig) (*app, error) {
 	if err != nil {
 		return nil, err
 	}
+	if rc.Tokens.OperatorKey, err = operatorKey(cfg); err != nil {
+		b.close()
+		return nil, err
+	}
 	rc.Pool, rc.PublishPool, rc.Logger, rc.Shedding = b.requests, b.publish, logger, b.memory.Shedding
 	node, err := realtime.New(rc)
 	if err != nil {
@@ -75,7 +81,7 @@ func newApp(cfg appConfig) (*app, error) {
 	}
 	b.memory.OnPressure(node.ShrinkBuffers)
 	a := &app{cfg: cfg, base: b, node: node}
-	web, err := a.web(logger)
+	web, err := a.web(logger, rc.Tokens)
 	if err != nil {
 		b.close()
 		return nil, err
@@ -161,7 +167,7 @@ func newCache(cfg appConfig, node *realtime.Node, logger *slog.Logger) (*cache.C
 }
 
 // web makes the HTTP side: the cache, who may use /v1, the models behind it; and says what is served.
-func (a *app) web(logger *slog.Logger) (web handlers.Config, err error) {
+func (a *app) web(logger *slog.Logger, tokens realtime.TokenConfig) (web handlers.Config, err error) {
 	cfg, b, node := a.cfg, a.base, a.node
 	if a.cache, err = newCache(cfg, node, logger); err != nil {
 		return web, err
@@ -185,9 +191,12 @@ func (a *app) web(logger *slog.Logger) (web handlers.Config, err error) {
 		return web, fmt.Errorf("make the resources of /v1: %w", err)
 	}
 	node.Hear(resources.Topic, a.resources.Hear)
+	if a.admin, err = newAdmin(cfg, b, node, a.gate, a.resources, tokens, logger); err != nil {
+		return web, err
+	}
 	return handlers.Config{
 		Monitor: b.monitor, Pools: b.pools(), Memory: b.memory, Tracing: b.tracing,
-		Node: node, Gate: a.gate, LLM: a.models, Resources: a.resources, MaxIPRequests: cfg.MaxIPRequests, Logger: logger, APIKey: cfg.APIKey.Reveal(), MaxPublicationBytes: cfg.MaxPublicationBytes,
+		Cache: a.cache, Admin: a.admin, Node: node, Gate: a.gate, LLM: a.models, Resources: a.resources, MaxIPRequests: cfg.MaxIPRequests, Logger: logger, APIKey: cfg.APIKey.Reveal(), MaxPublicationBytes: cfg.MaxPublicationBytes,
 		Version: version, MetricsElsewhere: cfg.MetricsPort != 0, Home: cfg.Demo, ClientIPHeader: cfg.ClientIPHeader,
 	}, nil
 }
@@ -234,6 +243,9 @@ func (a *app) Run(ctx context.Context, ln, metrics net.Listener) error {
 	}
 	a.base.start(ctx, g)
 	g.Go(func() error { return a.node.Run(ctx) })
+	if a.admin != nil {
+		g.Go(func() error { return a.admin.Run(ctx) })
+	}
 	if a.models != nil {
 		g.Go(func() error { return a.models.Run(ctx) })
 	}

@@ -18,6 +18,9 @@ import (
 // publishConns is for the publisher, presence and the like, each of which uses one connection at a time.
 const publishConns = 4
 
+// flightConns are for elections, heartbeats and takeovers, one at a time each.
+const flightConns = 3
+
 // traceGrace is how long the last traces may take to be sent.
 const traceGrace = time.Second
 
@@ -25,6 +28,7 @@ const traceGrace = time.Second
 type base struct {
 	requests *pgxpool.Pool // of everything that a client asks
 	publish  *pgxpool.Pool // a small one of the publisher's own, so that it waits behind no query
+	flights  *pgxpool.Pool // another one, for who leads which answer: a heartbeat that waits is taken for a death
 	memory   *memory.Governor
 	monitor  *monitor.Monitor
 	tracing  *tracing.Tracing // nil where no variable asks for traces
@@ -56,6 +60,12 @@ func newBase(cfg appConfig, logger *slog.Logger) (*base, error) {
 		b.requests.Close()
 		return nil, err
 	}
+	c.MinConns, c.MaxConns = 0, flightConns
+	if b.flights, err = db.NewPool(context.Background(), c); err != nil {
+		b.requests.Close()
+		b.publish.Close()
+		return nil, err
+	}
 	b.cleanup = db.NewCleanup(b.requests, logger)
 	b.cleanup.Add("hidden history", realtime.CleanUp)
 	return b, nil
@@ -69,10 +79,11 @@ func (b *base) start(ctx context.Context, g *errgroup.Group) {
 
 // pools are named for the figures.
 func (b *base) pools() map[string]*pgxpool.Pool {
-	return map[string]*pgxpool.Pool{"requests": b.requests, "publish": b.publish}
+	return map[string]*pgxpool.Pool{"requests": b.requests, "publish": b.publish, "flights": b.flights}
 }
 
 func (b *base) close() {
 	b.requests.Close()
 	b.publish.Close()
+	b.flights.Close()
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -54,7 +55,8 @@ type devCommand struct {
 // Help says what there is to know beside the flags.
 func (*devCommand) Help() string {
 	return "Listens on 127.0.0.1 only: on PORT if that is set, else on 8080, or on a free port if 8080 is taken. " +
-		"The FORGEWIRE_ variables of `serve` are honoured; the database is always its own. For development, never for production."
+		"The FORGEWIRE_ variables of `serve` are honoured; the database is always its own. " +
+		"Without FORGEWIRE_UPSTREAM_URL or FORGEWIRE_UPSTREAMS it starts a model that imitates one. For development, never for production."
 }
 
 // Run starts everything, prints where it is, and ends in reverse order when ctx does: the replicas drain, then
@@ -91,10 +93,19 @@ func (c *devCommand) Run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	imitated := !hasUpstream(cfg)
+	if imitated {
+		model, err := startImitation()
+		if err != nil {
+			return err
+		}
+		defer model.Close()
+		environ = append(environ, "FORGEWIRE_UPSTREAM_URL="+model.URL())
+	}
 	if cfg, err = config.Load(append(stackEnviron(stack, keys), environ...)); err != nil {
 		return err
 	}
-	d := &devCluster{cfg: cfg, stack: stack, front: front, dir: dir, logger: logging.New(os.Stderr, cfg.LogLevel, cfg.LogFormat)}
+	d := &devCluster{cfg: cfg, stack: stack, front: front, dir: dir, imitated: imitated, logger: logging.New(os.Stderr, cfg.LogLevel, cfg.LogFormat)}
 	return d.run(ctx, os.Stdout)
 }
 
@@ -203,15 +214,14 @@ type devCluster struct {
 	front  net.Listener
 	dir    string // "" for a temporary one
 	logger *slog.Logger
+
+	imitated bool // the model is ours
 }
 
 // run returns when every part has ended: after ctx, or as soon as one fails.
 func (d *devCluster) run(ctx context.Context, out io.Writer) error {
 	url := "http://" + d.front.Addr().String()
-	lines := demo.Config{
-		PSQL: fmt.Sprintf(`psql '%s' -c "SELECT forgewire.publish('room:1', '{\"text\":\"hello from psql\"}')"`, d.stack.Postgres.URL()),
-		Curl: fmt.Sprintf(`curl %s/api/publish -H 'X-API-Key: %s' -d '{"channel":"room:1","data":{"text":"hello from curl"}}'`, url, d.cfg.APIKey.Reveal()),
-	}
+	lines := d.lines(url)
 	page := demo.Handler(lines)
 	g, ctx := errgroup.WithContext(ctx)
 	var backends []backend
@@ -339,6 +349,8 @@ func (d *devCluster) summary(url string, backends []backend, lines demo.Config) 
 	facts = append(facts,
 		[2]string{"API key", orNone(d.cfg.APIKey.Reveal())},
 		[2]string{"Token secret", orNone(d.cfg.TokenSecret.Reveal())},
+		[2]string{"OpenAI URL", url + "/v1"},
+		[2]string{"Model", cmp.Or(lines.Model, "as the environment names it")},
 		[2]string{"Postgres", d.stack.Postgres.URL()})
 	if d.stack.Valkey != nil {
 		facts = append(facts, [2]string{"Valkey", d.stack.Valkey.URL()})

@@ -11,7 +11,6 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"forgewire/db"
@@ -92,8 +91,8 @@ func (c *keyCreateCommand) Run(ctx context.Context) error {
 	}
 	defer pool.Close()
 	err = db.CreateKey(ctx, pool, k)
-	if pg := (*pgconn.PgError)(nil); errors.As(err, &pg) && pg.Code == "23514" { // the constraint's name says what is wanted
-		return errors.New(strings.ReplaceAll(pg.ConstraintName, "_", " "))
+	if why := db.KeyMistake(err); why != "" {
+		return errors.New(why)
 	}
 	if err != nil {
 		return err

@@ -34,7 +34,7 @@ func newModels(cfg appConfig, b *base, node *realtime.Node, values *cache.Cache,
 		return nil, nil
 	}
 	return llm.New(llm.Config{
-		Upstreams: upstreams, Cache: values, Pool: b.requests, Transport: b.tracing.Transport, Log: modelLog{node}, Logger: logger, Mode: llm.Mode(cfg.LLMCache),
+		Upstreams: upstreams, Cache: values, Pool: b.flights, Transport: b.tracing.Transport, Log: modelLog{node}, Logger: logger, Mode: llm.Mode(cfg.LLMCache),
 		TTLs:            llm.TTLs{Prompt: cfg.TTLPrompt, Evaluation: cfg.TTLEvaluation, System: cfg.TTLSystem},
 		MaxMessageBytes: cfg.MaxPublicationBytes, Record: record, Grace: cfg.ShutdownTimeout / 2,
 	})

@@ -9,9 +9,11 @@ CREATE UNLOGGED TABLE forgewire.flights (
 	tenant  text NOT NULL,            -- whose, hashed
 	purged  boolean NOT NULL DEFAULT false, -- what was cached when it began is no longer wanted
 	attempt int NOT NULL DEFAULT 1,   -- one more for each leader that died
-	landed  timestamptz               -- complete; kept for a moment, for whoever missed the cache just before
-);
+	landed  timestamptz,              -- complete; kept for a moment, for whoever missed the cache just before
+	followed boolean NOT NULL DEFAULT false -- another replica reads along
+) WITH (fillfactor = 80);
 CREATE INDEX flights_id ON forgewire.flights (id);
+CREATE INDEX flights_followed ON forgewire.flights (owner) WHERE followed;
 
 CREATE UNLOGGED TABLE forgewire.flight_owners (
 	owner text PRIMARY KEY,

@@ -11,7 +11,7 @@ import (
 	"forgewire/handlers/demo"
 )
 
-var lines = demo.Config{PSQL: `psql "x" -c '</script>'`, Curl: "curl y"}
+var lines = demo.Config{PSQL: `psql "x" -c '</script>'`, Curl: "curl y", Key: "k", Model: "a model that imitates"}
 
 func get(t *testing.T, path string, header ...string) *httptest.ResponseRecorder {
 	t.Helper()
@@ -28,7 +28,7 @@ func get(t *testing.T, path string, header ...string) *httptest.ResponseRecorder
 func TestPageIsComplete(t *testing.T) {
 	page := get(t, "/").Body.String()
 	types := map[string]string{".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
-	files := []string{"/demo/pane.js", "/demo/pad.js"} // imported by app.js and pane.js
+	files := []string{"/demo/pane.js", "/demo/pad.js", "/demo/prompt.js", "/demo/answer.js", "/demo/stream.js"} // imported by app.js and pane.js
 	for _, m := range regexp.MustCompile(`(?:src|href)="([^"]+)"`).FindAllStringSubmatch(page, -1) {
 		files = append(files, m[1])
 	}

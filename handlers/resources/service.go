@@ -62,6 +62,16 @@ func (s *Service) Mount(r chi.Router) {
 	}
 }
 
+// Handler serves the route of an id at whatever path, to whoever the request's context says is the caller.
+func (s *Service) Handler(id string) http.HandlerFunc {
+	for _, route := range s.Routes() {
+		if route.ID == id {
+			return s.serve(route)
+		}
+	}
+	panic("resources: no route has the id " + id) // at the start
+}
+
 // call is one request of a caller whose key is good.
 type call struct {
 	s      *Service

@@ -17,6 +17,7 @@ import (
 const (
 	none         = "none" // the value that switches a required secret off
 	minSecretLen = 16
+	minPassword  = 12 // of the dashboard, whose attempts are limited
 )
 
 // check returns what is wrong with a value that has the right type, or "".
@@ -72,8 +73,12 @@ func (v Variable) checkSecret(value, given string) string {
 	if given != value {
 		return "begins or ends with white space"
 	}
-	if value != none && len(value) < minSecretLen {
-		return fmt.Sprintf("is too short to be safe: %d bytes, at least %d are needed", len(value), minSecretLen) + v.otherwise()
+	least := minSecretLen
+	if v.Name == "FORGEWIRE_ADMIN_PASSWORD" {
+		least = minPassword
+	}
+	if (value != none || v.Name == "FORGEWIRE_ADMIN_PASSWORD") && len(value) < least {
+		return fmt.Sprintf("is too short to be safe: %d bytes, at least %d are needed", len(value), least) + v.otherwise()
 	}
 	return ""
 }

@@ -50,6 +50,8 @@ type Config struct {
 	AllowAnonymous bool     `env:"FORGEWIRE_ALLOW_ANONYMOUS" envDefault:"false" meaning:"clients without a token may connect" example:"true"`
 	AllowedOrigins []string `env:"FORGEWIRE_ALLOWED_ORIGINS" meaning:"hosts whose pages may connect besides our own, comma separated, * as wildcard" example:"app.example.com,*.example.org"`
 
+	AdminPassword Secret `env:"FORGEWIRE_ADMIN_PASSWORD" meaning:"password of the dashboard at /admin, at least 12 bytes; without one there is no dashboard" example:"$(openssl rand -base64 18)"`
+
 	// Namespaces is carried as it came; package realtime parses it.
 	Namespaces string `env:"FORGEWIRE_NAMESPACES" meaning:"channel namespaces: JSON, or the path of a JSON file" example:"/etc/forgewire/namespaces.json"`
 

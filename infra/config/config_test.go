@@ -209,6 +209,8 @@ func TestLoadValues(t *testing.T) {
 
 		{"FORGEWIRE_TOKEN_SECRET=", "is required; to accept no tokens, set it to none and FORGEWIRE_ALLOW_ANONYMOUS to true"},
 		{"FORGEWIRE_TOKEN_SECRET=sesame", "too short to be safe: 6 bytes"},
+		{"FORGEWIRE_ADMIN_PASSWORD=eleven-byte", "too short to be safe: 11 bytes, at least 12"},
+		{"FORGEWIRE_ADMIN_PASSWORD=none", "too short to be safe: 4 bytes"},
 		{"FORGEWIRE_TOKEN_SECRET=sesame-sesame-sesame\n", "begins or ends with white space"},
 		{"FORGEWIRE_TOKEN_SECRET=sésame sesame sesame", ""},
 		{"FORGEWIRE_TOKEN_SECRET=none", ""}, // but see TestNobodyCouldConnect

@@ -33,10 +33,10 @@ const (
 	shareShed   = 0.1
 )
 
-// The share of the limit that requests may hold at once: a quarter, and while memory is short a 32nd, so that
-// small ones still get through.
+// The share of the limit that requests may hold at once: an eighth, for each is in memory several times on its way, and
+// while memory is short a 32nd, so that small ones still get through.
 const (
-	reservable     = 4
+	reservable     = 8
 	reservableShed = 32
 )
 

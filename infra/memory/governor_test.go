@@ -100,14 +100,14 @@ func TestGovernor(t *testing.T) {
 
 func TestReserve(t *testing.T) {
 	g, _, _ := fake(t)
-	if !g.Reserve(200) || !g.Reserve(50) || g.Reserve(1) {
-		t.Error("a quarter of 1000 is not what may be reserved")
+	if !g.Reserve(100) || !g.Reserve(25) || g.Reserve(1) {
+		t.Error("an eighth of 1000 is not what may be reserved")
 	}
-	g.Release(200)
-	if !g.Reserve(200) {
+	g.Release(100)
+	if !g.Reserve(100) {
 		t.Error("what was released is not free")
 	}
-	if s := g.Stats(); s.Reserved != 250 || s.Refused != 1 {
+	if s := g.Stats(); s.Reserved != 125 || s.Refused != 1 {
 		t.Errorf("%+v", s)
 	}
 }

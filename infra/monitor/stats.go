@@ -177,9 +177,9 @@ func encode(h *hdrhistogram.Histogram) string {
 	return string(b)
 }
 
-func mergeEncoded(a, b string) (*hdrhistogram.Histogram, error) {
+func mergeEncoded(texts ...string) (*hdrhistogram.Histogram, error) {
 	sum := newHistogram()
-	for _, text := range []string{a, b} {
+	for _, text := range texts {
 		h, err := hdrhistogram.Decode([]byte(text))
 		if err != nil {
 			return nil, fmt.Errorf("decode a histogram: %w", err)

@@ -1,5 +1,6 @@
-// The page: two panes on two replicas, whether they agree, and the lines to try.
+// The page: two panes on two replicas, whether they agree, the prompt box, and the lines to try.
 import { Pane } from './pane.js';
+import { startPrompt } from './prompt.js';
 
 const panes = ['a', 'b'].map((replica) => new Pane(replica, showAgreement));
 document.getElementById('panes').append(...panes.map((p) => p.element));
@@ -39,7 +40,7 @@ function showAgreement() {
 }
 
 async function showLines() {
-  const lines = { psql: 'not available', curl: 'not available' };
+  const lines = { psql: 'not available', curl: 'not available', key: '', model: '' };
   try {
     const response = await fetch('/demo/config.json');
     if (response.ok) Object.assign(lines, await response.json());
@@ -47,6 +48,7 @@ async function showLines() {
     // The panes say already that the server is away.
   }
   for (const id of ['psql', 'curl']) document.getElementById(id).textContent = lines[id];
+  startPrompt(lines);
 }
 
 async function copy(button) {

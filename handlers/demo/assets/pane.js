@@ -232,7 +232,7 @@ function cell(name, text, title) {
   return element;
 }
 
-function duration(ms) {
+export function duration(ms) {
   if (ms === null) return '–';
   if (ms >= 1000) return `${(ms / 1000).toFixed(1)} s`;
   return `${ms.toFixed(ms < 10 ? 1 : 0)} ms`;

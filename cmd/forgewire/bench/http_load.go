@@ -15,6 +15,7 @@ const (
 	httpWorkers = 64  // connections, and how many requests may be under way: more wait, which counts
 	rampGrowth  = 1.6 // of the rate from one step to the next
 	maxSteps    = 20  // of one ramp
+	longestStep = 4 * time.Second
 	saturated   = 0.9 // the share of what was due below which a rate is more than a server takes
 	overload    = 1.5 // of the highest rate that a ramp reached: nobody waits for work there
 )
@@ -67,6 +68,9 @@ func ramp(ctx context.Context, side httpSide, start float64, duration time.Durat
 		if s.Achieved < saturated*s.Offered {
 			break
 		}
+	}
+	if peak == 0 && duration < longestStep { // the steps were too short for a single answer
+		return ramp(ctx, side, start, 4*duration)
 	}
 	if peak == 0 {
 		return nil, 0, errors.New("nothing was answered")

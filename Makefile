@@ -40,7 +40,7 @@ test: setup ## Install what the tests need, vet, and run all tests
 	@race=-race; \
 	command -v gcc >/dev/null || { race=; echo 'no gcc: running without the race detector' >&2; }; \
 	(cd e2e/deploy && go vet ./... && go test -count=1 ./...) && \
-	go test $$race -timeout 8m $$(go list ./... | grep -v '/e2e$$') && \
+	go test $$race -parallel 4 -timeout 8m $$(go list ./... | grep -v '/e2e$$') && \
 	go test -timeout 8m -run TestPublishedClient ./realtime && \
 	go test -count=1 -timeout 9m ./e2e # not cached: it builds its binary, with the race detector; the published Go client has races of its own
 

@@ -41,7 +41,7 @@ func TestLLMSoak(t *testing.T) {
 	})
 	after := residentMemory(t, r)
 	t.Logf("%d rounds; files %d, then %d; memory %d MiB, then %d MiB", rounds, files, openFiles(t, r), memory>>20, after>>20)
-	if after > memory+192<<20 {
+	if after > memory+384<<20 { // of a binary with the race detector, which takes several times what the cache holds
 		t.Errorf("memory went from %d to %d MiB", memory>>20, after>>20)
 	}
 	goroutinesEnded(t, r)

@@ -89,7 +89,7 @@ func startDev(t *testing.T, environ ...string) (url, key string) {
 		}
 		return ""
 	})
-	if !strings.Contains(out.String(), "a model that imitates") {
+	if len(environ) == 0 && !strings.Contains(out.String(), "a model that imitates") {
 		t.Errorf("the summary does not say that the model imitates:\n%s", out.String())
 	}
 	return url, key

@@ -286,6 +286,8 @@ func connect(ctx context.Context, url, name string) (*pgx.Conn, error) {
 	}
 	cfg := pc.ConnConfig
 	cfg.ConnectTimeout = connectTimeout
+	// Behind a pooler in transaction mode, where this must not be, a kept statement would fail before anybody could say so.
+	cfg.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
 	cfg.RuntimeParams["application_name"] = name
 	ctx, cancel := context.WithTimeout(ctx, 2*connectTimeout)
 	defer cancel()

@@ -304,6 +304,9 @@ func TestDumpRestored(t *testing.T) {
 // The dump was taken while publishers from SQL were busy, so what it says of the drainer is that it is awake,
 // and there is something in the outbox. Neither may be forgotten.
 func TestBusyDumpRestored(t *testing.T) {
+	if !long() {
+		t.Skip("E2E_LONG=1 runs it: a shorter one is in every run")
+	}
 	heavy(t)
 	server := ownServer(t, nil)
 	c := newCluster(t, 2, options{server: server})

@@ -38,7 +38,7 @@ func Unavailable(err error) bool {
 	}
 	if e, ok := errors.AsType[*pgconn.PgError](err); ok {
 		switch e.Code[:min(2, len(e.Code))] {
-		case "08", "53", "57": // connection, resources (too many connections), operator (shutdown; also a statement's timeout)
+		case "08", "53", "57", "58": // connection, resources (too many connections), operator (shutdown; also a statement's timeout), system
 			return true
 		}
 		return e.Code == "55P03" // a lock's timeout

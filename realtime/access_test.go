@@ -6,8 +6,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
-	"net/http"
-	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -28,21 +26,8 @@ func startNode(t testing.TB, url, namespaces string, change func(*Config)) (*Nod
 	if change != nil {
 		change(&cfg)
 	}
-	n := must(New(cfg))
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- n.Run(ctx) }()
-	server := httptest.NewServer(http.HandlerFunc(n.ServeWebSocket))
-	t.Cleanup(func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-		server.Close()
-		pool.Close()
-	})
-	eventually(t, 20*time.Second, "the replica is ready", func() bool { return n.Ready(ctx) == nil && n.Epoch() != "" })
-	return n, "ws" + strings.TrimPrefix(server.URL, "http")
+	r := runReplica(t, cfg, webSocketOnly)
+	return r.node, r.webSocketURL()
 }
 
 // wire is a client that speaks the protocol by hand.

@@ -31,25 +31,8 @@ func startHooked(t testing.TB, url string, change func(*Config)) (n *Node, addre
 	cfg := Config{Pool: pool, ListenURL: url, Logger: quietLogger(), Tokens: TokenConfig{Secret: testSecret}, Namespaces: NewNamespaces(),
 		MaxConnections: 1000, MaxPublicationBytes: 1 << 20, RetentionAge: time.Hour, RetentionBytes: 1 << 30, ShutdownTimeout: 2 * time.Second}
 	change(&cfg)
-	n, err := New(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	srv := httptest.NewServer(http.HandlerFunc(n.ServeWebSocket))
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- n.Run(ctx) }()
-	stop = sync.OnceFunc(func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-		srv.Close()
-		pool.Close()
-	})
-	t.Cleanup(stop)
-	eventually(t, 10*time.Second, "the node is ready", func() bool { return n.Ready(t.Context()) == nil && n.Epoch() != "" })
-	return n, "ws" + strings.TrimPrefix(srv.URL, "http"), stop
+	r := runReplica(t, cfg, webSocketOnly)
+	return r.node, r.webSocketURL(), r.stop
 }
 
 // handedOn reports whether every shard of a replica has everything up to offset.

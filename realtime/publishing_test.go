@@ -21,28 +21,10 @@ import (
 // startReplica runs a Node on a database, with these namespaces, until the test ends.
 func startReplica(t testing.TB, url, namespaces string) *Node {
 	t.Helper()
-	pool, err := db.NewPool(context.Background(), db.PoolConfig{URL: url})
-	if err != nil {
-		t.Fatal(err)
-	}
-	n, err := New(Config{Pool: pool, ListenURL: url, Logger: slog.New(slog.DiscardHandler), AllowAnonymous: true, Tokens: TokenConfig{Secret: testSecret},
+	return runReplica(t, Config{Pool: must(db.NewPool(context.Background(), db.PoolConfig{URL: url})), ListenURL: url,
+		Logger: slog.New(slog.DiscardHandler), AllowAnonymous: true, Tokens: TokenConfig{Secret: testSecret},
 		Namespaces: must(ParseNamespaces(namespaces)), MaxConnections: 10_000, MaxPublicationBytes: 1 << 20,
-		RetentionAge: time.Hour, RetentionBytes: 1 << 30, ShutdownTimeout: time.Second})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- n.Run(ctx) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-		pool.Close()
-	})
-	eventually(t, 10*time.Second, "the replica is ready", func() bool { return n.Ready(context.Background()) == nil })
-	return n
+		RetentionAge: time.Hour, RetentionBytes: 1 << 30, ShutdownTimeout: time.Second}, nil).node
 }
 
 // subscriber is one with the published Go client.

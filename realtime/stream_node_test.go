@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -25,20 +26,24 @@ type testReplica struct {
 
 func (r *testReplica) url(path string) string { return r.http.URL + path }
 
-// newTestReplica runs a Node on a database until the test ends.
+// newTestReplica runs a Node on a database, behind all of its ways in, until the test ends.
 func newTestReplica(t testing.TB, databaseURL string, change func(*Config), prepare ...func(*Node)) *testReplica {
 	t.Helper()
-	pool, err := db.NewPool(context.Background(), db.PoolConfig{URL: databaseURL})
-	if err != nil {
-		t.Fatal(err)
-	}
-	cfg := Config{Pool: pool, ListenURL: databaseURL, Logger: slog.New(slog.DiscardHandler), Version: "test",
+	cfg := Config{Pool: must(db.NewPool(context.Background(), db.PoolConfig{URL: databaseURL})), ListenURL: databaseURL,
+		Logger: slog.New(slog.DiscardHandler), Version: "test",
 		Tokens: TokenConfig{Secret: testSecret}, AllowAnonymous: true, MaxConnections: 1000, MaxPublicationBytes: 1 << 20,
 		Namespaces:   must(ParseNamespaces(`{"without_namespace":{"allow_publish_for_client":true},"namespaces":[{"name":"eph","ephemeral":true}]}`)),
 		RetentionAge: time.Hour, RetentionBytes: 1 << 30, ShutdownTimeout: 5 * time.Second}
 	if change != nil {
 		change(&cfg)
 	}
+	return runReplica(t, cfg, allWaysIn, prepare...)
+}
+
+// runReplica runs a Node until the test ends, or stop is called, and then closes its pool. serve, if not nil, makes the
+// server in front of it.
+func runReplica(t testing.TB, cfg Config, serve func(*Node) *httptest.Server, prepare ...func(*Node)) *testReplica {
+	t.Helper()
 	n := must(New(cfg))
 	for _, f := range prepare {
 		f(n)
@@ -46,6 +51,33 @@ func newTestReplica(t testing.TB, databaseURL string, change func(*Config), prep
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- n.Run(ctx) }()
+	r := &testReplica{node: n}
+	if serve != nil {
+		r.http = serve(n)
+	}
+	r.stop = sync.OnceFunc(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+		if r.http != nil {
+			r.http.Close()
+		}
+		cfg.Pool.Close()
+	})
+	t.Cleanup(r.stop)
+	eventually(t, 20*time.Second, "the replica is ready", func() bool { return n.Ready(context.Background()) == nil && n.Epoch() != "" })
+	return r
+}
+
+func webSocketOnly(n *Node) *httptest.Server {
+	return httptest.NewServer(http.HandlerFunc(n.ServeWebSocket))
+}
+
+// webSocketURL is for replicas that serve nothing else.
+func (r *testReplica) webSocketURL() string { return "ws" + strings.TrimPrefix(r.http.URL, "http") }
+
+func allWaysIn(n *Node) *httptest.Server {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /connection/websocket", n.ServeWebSocket)
 	mux.HandleFunc("GET /connection/sse", n.ServeSSE)
@@ -58,23 +90,7 @@ func newTestReplica(t testing.TB, databaseURL string, change func(*Config), prep
 	srv.Config.ReadTimeout, srv.Config.WriteTimeout = 700*time.Millisecond, 700*time.Millisecond // streams outlive them
 	srv.Config.IdleTimeout = time.Minute                                                         // else ReadTimeout: a POST on a connection that was just closed is not sent again
 	srv.Start()
-	r := &testReplica{node: n, http: srv}
-	stopped := false
-	r.stop = func() {
-		if stopped {
-			return
-		}
-		stopped = true
-		cancel()
-		if err := <-ended; err != nil {
-			t.Error(err)
-		}
-		srv.Close()
-		pool.Close()
-	}
-	t.Cleanup(r.stop)
-	eventually(t, 20*time.Second, "the replica is ready", func() bool { return n.Ready(context.Background()) == nil })
-	return r
+	return srv
 }
 
 // twoReplicas run on one database.

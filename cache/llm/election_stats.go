@@ -9,30 +9,16 @@ import (
 // warnEvery bounds how often the log is told of the same.
 const warnEvery = 10 * time.Second
 
-// Elections is how this replica agreed with the others on who makes a call, since it started.
-type Elections struct {
-	Held   int64 `json:"held"`
-	Failed int64 `json:"failed"` // the database did not decide in time: the request made its own call
-	// TakenOver counts calls that were made anew because the replica that had begun them was silent.
-	TakenOver int64 `json:"taken_over"`
-}
-
+// electionCounts is how often this replica could not agree with the others on who makes a call, for its warnings.
 type electionCounts struct {
-	held, failed, taken atomic.Int64
+	failed, taken       atomic.Int64
 	failing             atomic.Bool  // the last one failed
 	warned, warnedDeath atomic.Int64 // unix ns
-}
-
-// Elections returns what this replica counted.
-func (s *Service) Elections() Elections {
-	c := &s.elector.counts
-	return Elections{Held: c.held.Load(), Failed: c.failed.Load(), TakenOver: c.taken.Load()}
 }
 
 func (c *electionCounts) voted(logger *slog.Logger, n int, err error) {
 	c.failing.Store(err != nil)
 	if err == nil {
-		c.held.Add(int64(n))
 		return
 	}
 	failed := c.failed.Add(int64(n))

@@ -84,19 +84,9 @@ func createDataset(c *call) error {
 }
 
 func listDatasets(c *call) error {
-	query, err := c.query()
-	if err != nil {
-		return err
-	}
-	limit, after, err := pageOf(query, "datasets")
-	if err != nil {
-		return err
-	}
-	found, err := db.ListDatasets(c.ctx, c.s.pool, c.tenant, after, limit+1)
-	if err != nil {
-		return err
-	}
-	return c.show(newPage(found, limit, "datasets", func(d db.Dataset) string { return d.ID }, showDataset))
+	return list(c, "datasets", func(_ map[string]string, after string, limit int) ([]db.Dataset, error) {
+		return db.ListDatasets(c.ctx, c.s.pool, c.tenant, after, limit)
+	}, func(r db.Dataset) string { return r.ID }, showDataset)
 }
 
 // dataset reads the one that the path names.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"strings"
 
 	"github.com/jackc/pgx/v5/pgconn"
 
@@ -33,7 +34,6 @@ func (c *call) fail(err error) {
 func problemOf(err error) *problem.Problem {
 	var p *problem.Problem
 	var pg *pgconn.PgError
-	var refused *pgconn.ConnectError
 	var network net.Error
 	switch {
 	case errors.As(err, &p):
@@ -44,25 +44,19 @@ func problemOf(err error) *problem.Problem {
 		return nameTaken
 	case errors.Is(err, db.ErrInUse):
 		return inUse
-	case errors.As(err, &pg):
-		return problemOfPostgres(pg.Code)
-	case errors.Is(err, db.ErrBusy), errors.Is(err, context.DeadlineExceeded), errors.As(err, &refused), errors.As(err, &network):
+	case errors.As(err, &pg) && lost(pg.Code):
+		return busy
+	case db.Unavailable(err), errors.Is(err, context.DeadlineExceeded), errors.As(err, &network):
 		return away
 	}
 	return internal
 }
 
-// problemOfPostgres tells what may go well later from a mistake of ours.
-func problemOfPostgres(code string) *problem.Problem {
+// lost says whether a statement ended because of what others do at the same time.
+func lost(code string) bool {
 	switch code {
 	case "55P03", "57014", "25P03": // lock_not_available, query_canceled, idle_in_transaction_session_timeout
-		return busy
+		return true
 	}
-	switch code[:2] {
-	case "40": // transaction_rollback: it lost to another one, several times
-		return busy
-	case "08", "53", "57", "58": // connection, resources, operator's intervention, system
-		return away
-	}
-	return internal
+	return strings.HasPrefix(code, "40") // transaction_rollback, several times
 }

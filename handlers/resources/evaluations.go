@@ -229,19 +229,9 @@ func (c *call) enqueue(tx pgx.Tx, j *job) error {
 }
 
 func listEvaluations(c *call) error {
-	query, err := c.query()
-	if err != nil {
-		return err
-	}
-	limit, after, err := pageOf(query, "evaluations")
-	if err != nil {
-		return err
-	}
-	found, err := db.ListEvaluations(c.ctx, c.s.pool, c.tenant, after, limit+1)
-	if err != nil {
-		return err
-	}
-	return c.show(newPage(found, limit, "evaluations", func(e db.Evaluation) string { return e.ID }, showEvaluation))
+	return list(c, "evaluations", func(_ map[string]string, after string, limit int) ([]db.Evaluation, error) {
+		return db.ListEvaluations(c.ctx, c.s.pool, c.tenant, after, limit)
+	}, func(r db.Evaluation) string { return r.ID }, showEvaluation)
 }
 
 func (c *call) evaluation(id string) (db.Evaluation, error) {

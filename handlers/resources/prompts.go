@@ -147,19 +147,9 @@ func (c *call) changedPrompt(tx pgx.Tx, event string, status int, p db.Prompt, e
 func promptTag(tenant, id string) string { return "prompt " + tenant + " " + id }
 
 func listPrompts(c *call) error {
-	query, err := c.query()
-	if err != nil {
-		return err
-	}
-	limit, after, err := pageOf(query, "prompts")
-	if err != nil {
-		return err
-	}
-	prompts, err := db.ListPrompts(c.ctx, c.s.pool, c.tenant, after, query["name"], limit+1)
-	if err != nil {
-		return err
-	}
-	return c.show(newPage(prompts, limit, "prompts", func(p db.Prompt) string { return p.ID }, showPrompt))
+	return list(c, "prompts", func(query map[string]string, after string, limit int) ([]db.Prompt, error) {
+		return db.ListPrompts(c.ctx, c.s.pool, c.tenant, after, query["name"], limit)
+	}, func(r db.Prompt) string { return r.ID }, showPrompt)
 }
 
 // getPrompt is the read that programs do before each request to a model, so it comes from the cache.

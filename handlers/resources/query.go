@@ -96,6 +96,23 @@ type Page[T any] struct {
 	After   *string `json:"after"` // the parameter for the next page; null: this is the last
 }
 
+// list answers with the page that the query asks for, of what read finds after a place, the newest first.
+func list[R, T any](c *call, kind string, read func(query map[string]string, after string, limit int) ([]R, error), place func(R) string, show func(R) T) error {
+	query, err := c.query()
+	if err != nil {
+		return err
+	}
+	limit, after, err := pageOf(query, kind)
+	if err != nil {
+		return err
+	}
+	rows, err := read(query, after, limit+1)
+	if err != nil {
+		return err
+	}
+	return c.show(newPage(rows, limit, kind, place, show))
+}
+
 // newPage makes a page of rows that were read with one more than the page holds.
 func newPage[R, T any](rows []R, limit int, kind string, place func(R) string, show func(R) T) Page[T] {
 	p := Page[T]{Object: "list", Data: make([]T, 0, len(rows))}

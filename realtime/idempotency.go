@@ -18,7 +18,7 @@ const (
 	forgetKeysStep = 5000
 )
 
-// checkKey says what is wrong with a key, or "".
+// checkIdempotencyKey says what is wrong with a key, or "".
 func checkIdempotencyKey(key string) string {
 	switch {
 	case len(key) > MaxKeyLength:

@@ -5,6 +5,8 @@
 #   valkey    for the cache's tests
 #   chromium  for the browser's tests
 #   pgbouncer, caddy, haproxy, nginx  that replicas stand behind and before
+#   psql, python3  that the documents' commands are run with
+#   django, psycopg2  for the example that publishes from them
 #   and the published JavaScript client, by npm, into e2e/node_modules
 #
 # It does nothing, in silence, where all is there. Where something cannot be
@@ -108,11 +110,16 @@ has_chromium() { command -v chromium >/dev/null; }
 # Debian keeps servers where users do not look.
 has_server() { command -v "$1" >/dev/null || [ -x "/usr/sbin/$1" ]; }
 servers=(pgbouncer caddy haproxy nginx)
+has_psql() { command -v psql >/dev/null; }
+# Debian's own Python has Debian's packages, whichever comes first in the path.
+has_django() { /usr/bin/python3 -c 'import django, psycopg2' 2>/dev/null || python3 -c 'import django, psycopg2' 2>/dev/null; }
 
 packages=()
 has_c || packages+=(gcc libc6-dev)
 has_valkey || packages+=(valkey-server)
 has_chromium || packages+=(chromium fonts-liberation)
+has_psql || packages+=(postgresql-client)
+has_django || packages+=(python3-django python3-psycopg2)
 for server in "${servers[@]}"; do
 	has_server "$server" || packages+=("$server")
 done
@@ -124,6 +131,8 @@ lacking=
 has_c || lacking+=', the race detector (gcc)'
 has_valkey || lacking+=", the cache's tests (valkey-server)"
 has_chromium || lacking+=", the browser's tests (chromium)"
+has_psql || lacking+=", the documents' commands (psql)"
+has_django || lacking+=", the example for Django (python3-django, python3-psycopg2)"
 for server in "${servers[@]}"; do
 	has_server "$server" || lacking+=", the tests with $server"
 done

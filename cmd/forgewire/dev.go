@@ -244,6 +244,9 @@ func (d *devCluster) run(ctx context.Context, out io.Writer) error {
 				return err
 			}
 		}
+		if err := d.saveEnvironment(); err != nil {
+			return err
+		}
 		return d.summary(url, backends, lines).write(out)
 	})
 	return g.Wait()
@@ -359,10 +362,11 @@ func (d *devCluster) summary(url string, backends []backend, lines demo.Config) 
 	if data == "" {
 		data = "temporary, gone at the end"
 	}
-	return devSummary{
-		facts:    append(facts, [2]string{"Data", data}),
-		commands: [][2]string{{"Publish from SQL", lines.PSQL}, {"Publish over HTTP", lines.Curl}},
+	commands := [][2]string{{"Publish from SQL", lines.PSQL}, {"Publish over HTTP", lines.Curl}}
+	if d.dir != "" {
+		commands = append(commands, [2]string{"In another terminal, for the commands of the documents", ". " + quote(filepath.Join(d.dir, environmentFile))})
 	}
+	return devSummary{facts: append(facts, [2]string{"Data", data}), commands: commands}
 }
 
 func orNone(key string) string {

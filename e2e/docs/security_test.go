@@ -1,4 +1,4 @@
-package e2e
+package docs
 
 import (
 	"io/fs"
@@ -12,7 +12,7 @@ import (
 // SECURITY.md names a test for each of its answers. Each must be there.
 func TestSecurityNamesTests(t *testing.T) {
 	t.Parallel()
-	text, err := os.ReadFile("../SECURITY.md")
+	text, err := os.ReadFile("../../SECURITY.md")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -33,7 +33,7 @@ func testsThere(t *testing.T) map[string]bool {
 	t.Helper()
 	there := map[string]bool{}
 	declared := regexp.MustCompile(`(?m)^func ((?:Test|Fuzz)\w+)\(`)
-	err := filepath.WalkDir("..", func(path string, d fs.DirEntry, err error) error {
+	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() && (d.Name() == ".git" || d.Name() == "node_modules") {
 			return orSkip(err)
 		}

@@ -1,4 +1,4 @@
-package e2e
+package docs
 
 import (
 	"os"
@@ -11,7 +11,7 @@ import (
 // docs/guide.md names a file and a test for each of the guide's lines. Each must be there.
 func TestGuideNamesWhatExists(t *testing.T) {
 	t.Parallel()
-	text, err := os.ReadFile("../docs/guide.md")
+	text, err := os.ReadFile("../../docs/guide.md")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -25,7 +25,7 @@ func TestGuideNamesWhatExists(t *testing.T) {
 		}
 		for _, m := range regexp.MustCompile(`[\w/]+\.go\b`).FindAllString(line, -1) {
 			files++
-			if _, err = os.Stat(filepath.Join("..", m)); err != nil {
+			if _, err = os.Stat(filepath.Join(root, m)); err != nil {
 				t.Errorf("docs/guide.md names a file that is not there: %v", err)
 			}
 		}

@@ -63,6 +63,16 @@ func TestDrainPacks(t *testing.T) {
 	}
 }
 
+// What makes the drain keep to its index makes its plans look dear enough to be compiled, for 50 ms of CPU a look,
+// on a server with its defaults; those of the tests have jit off anyhow.
+func TestDrainIsNeverCompiled(t *testing.T) {
+	t.Parallel()
+	c := dial(t, dbtest.New(t))
+	if !one[bool](t, c, "SELECT 'jit=off' = ANY (proconfig) FROM pg_proc WHERE proname = 'drain' AND pronamespace = 'forgewire'::regnamespace") {
+		t.Error("forgewire.drain runs with the server's jit")
+	}
+}
+
 // A batch ends at its bounds, and the next one with the same snapshot goes on where it ended.
 func TestDrainIsBounded(t *testing.T) {
 	t.Parallel()

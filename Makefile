@@ -31,6 +31,7 @@ help: ## Show this list
 
 # Built and then run, not `go run`, so that signals reach the program itself.
 run: ## Start two replicas with a private Postgres and a page to try (ARGS=… for more)
+	@[ -x $(TOOLS)/forgewire ] || echo 'building Forgewire (a minute or two, once)' >&2
 	@go build -ldflags '$(LDFLAGS)' -o $(TOOLS)/forgewire ./cmd/forgewire
 	@exec $(TOOLS)/forgewire dev $(ARGS)
 

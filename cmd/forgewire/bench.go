@@ -13,6 +13,11 @@ import (
 )
 
 type benchCommand struct {
+	All     benchAll     `cmd:"" help:"All of the following, one after the other, into one report."`
+	Compare benchCompare `cmd:"" help:"Compare two reports."`
+	Table   benchTable   `cmd:"" help:"Write a report's figures as Markdown, as the README has them."`
+	HTML    benchReport  `cmd:"" name:"html" help:"Write a report for a browser."`
+
 	Fanout benchFanout `cmd:"" help:"Publish over HTTP, receive over WebSocket; beside it the floor, without either."`
 	SQL    benchSQL    `cmd:"" name:"sql" help:"What publishing costs a transaction of one's own."`
 

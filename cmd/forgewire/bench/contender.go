@@ -39,7 +39,7 @@ const namespaces = `{"namespaces":[{"name":"crowd","presence":true},{"name":"pas
 
 // channel is a new one in a namespace of ours, which a deployment of somebody else's does not have.
 func (c *CrowdConfig) channel(namespace string) string {
-	if c.Target.given() {
+	if c.Target.Given() {
 		namespace = c.Target.Namespace
 	}
 	if namespace != "" {
@@ -51,7 +51,7 @@ func (c *CrowdConfig) channel(namespace string) string {
 // forgewire starts replicas that take so many connections each, on a private PostgreSQL; or it is the deployment that
 // is to be measured.
 func (c *CrowdConfig) forgewire(ctx context.Context, replicas, connections int) (*contender, error) {
-	if c.Target.given() {
+	if c.Target.Given() {
 		urls, err := c.Target.parse()
 		return &contender{name: forgewire, urls: urls, apiKey: c.Target.APIKey, token: c.Target.Token, stop: func() error { return nil }}, err
 	}
@@ -111,7 +111,7 @@ func (c *contender) cpu() ([]time.Duration, error) { return exactCPUTimes([][]in
 
 // peer starts the peer, or returns nil where there is none.
 func (c *CrowdConfig) peer(ctx context.Context) (*contender, error) {
-	if c.Peer == "" || c.Target.given() {
+	if c.Peer == "" || c.Target.Given() {
 		return nil, nil //nolint:nilnil // there is none, which is no error
 	}
 	r, err := startServer(ctx, c.Peer, nil, goVariables(c.Environ))

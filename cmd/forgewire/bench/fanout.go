@@ -83,7 +83,7 @@ func Fanout(ctx context.Context, cfg FanoutConfig) (out *Result, err error) {
 	}
 	b := &fanoutRun{cfg: cfg}
 	var st *stack
-	if cfg.Target.given() {
+	if cfg.Target.Given() {
 		if b.sys, err = deployment(cfg.Target); err != nil {
 			return nil, err
 		}

@@ -33,7 +33,7 @@ type httpSystem struct {
 
 func startHTTP(ctx context.Context, cfg HTTPConfig) (s *httpSystem, err error) {
 	s = &httpSystem{}
-	if cfg.Target.given() {
+	if cfg.Target.Given() {
 		return s, s.deployed(ctx, cfg.Target)
 	}
 	fmt.Fprintln(cfg.Progress, "starting a private PostgreSQL, Valkey, a replica and the floor")
@@ -160,11 +160,11 @@ func (s *httpSystem) get(buf []byte, path, header string) []byte {
 	return fmt.Appendf(buf, "GET %s%s HTTP/1.1\r\nHost: %s\r\nAuthorization: Bearer %s\r\n%s\r\n", s.base.Path, path, s.base.Host, s.key, header)
 }
 
-// template is what prompts of the benchmark say.
-const template = "You are the assistant of {{shop}}. Answer {{name}} in one paragraph, and only about its goods: {{question}}"
+// promptTemplate is what prompts of the benchmark say.
+const promptTemplate = "You are the assistant of {{shop}}. Answer {{name}} in one paragraph, and only about its goods: {{question}}"
 
 func (s *httpSystem) write(buf []byte, n int) []byte {
-	body := fmt.Sprintf(`{"name":"bench %d","template":%q}`, n, template)
+	body := fmt.Sprintf(`{"name":"bench %d","template":%q}`, n, promptTemplate)
 	return fmt.Appendf(buf, "POST %s/v1/prompts HTTP/1.1\r\nHost: %s\r\nAuthorization: Bearer %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s",
 		s.base.Path, s.base.Host, s.key, len(body), body)
 }

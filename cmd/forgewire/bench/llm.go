@@ -48,7 +48,7 @@ func LLM(ctx context.Context, cfg LLMConfig) (out *Result, err error) {
 	if err = cfg.check(); err != nil {
 		return nil, err
 	}
-	if cfg.Target.given() {
+	if cfg.Target.Given() {
 		return nil, errNeedsDevstack{"it compares with the model itself, which has to be a fake one: a real one would be paid for"}
 	}
 	if cfg.Mixes == nil {

@@ -49,7 +49,7 @@ func startMixed(ctx context.Context, cfg MixedConfig) (m *mixed, err error) {
 	for i := range cfg.Channels {
 		m.channels = append(m.channels, fmt.Sprintf("bench-%s-%d", rand.Text()[:8], i))
 	}
-	if cfg.Target.given() {
+	if cfg.Target.Given() {
 		return m, m.deployed(ctx)
 	}
 	fmt.Fprintf(cfg.Progress, "starting a private PostgreSQL, Valkey, a fake model and %d replicas\n", cfg.Replicas)

@@ -35,7 +35,7 @@ func Presence(ctx context.Context, cfg PresenceConfig) (out *Result, err error) 
 	if cfg.Replicas < 1 || cfg.Clients < cfg.Replicas || cfg.Listed < cfg.Replicas || cfg.Callers < 1 || cfg.Duration <= 0 || cfg.Rate < 0 {
 		return nil, errors.New("clients, listed ones, replicas, callers and the duration must be positive")
 	}
-	if cfg.Target.given() && cfg.Target.Namespace == "" {
+	if cfg.Target.Given() && cfg.Target.Namespace == "" {
 		return nil, errNeedsDevstack{"or name one of the deployment's namespaces that has presence: --namespace"}
 	}
 	cfg.Clients -= cfg.Clients % cfg.Replicas

@@ -54,7 +54,7 @@ func (c SuiteConfig) parts() []suitePart {
 				Warmup: seconds(0.3, 1), Rounds: pick(1, 2), Idle: seconds(1, 10)})
 		}},
 		{"sql", func(ctx context.Context, s Setup) (*Result, error) {
-			if s.Target.given() {
+			if s.Target.Given() {
 				return nil, errNeedsDevstack{"it measures the database of a replica that has nothing else to do"}
 			}
 			if _, err := devstack.Command(ctx, "pgbench"); err != nil {

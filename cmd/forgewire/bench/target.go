@@ -21,12 +21,12 @@ type Target struct {
 	Namespace string   // whose channels have presence; "": it is not measured
 }
 
-// given tells whether there is one.
-func (t Target) given() bool { return len(t.URLs) > 0 }
+// Given tells whether there is one.
+func (t Target) Given() bool { return len(t.URLs) > 0 }
 
 // String is its first URL, without a password.
 func (t Target) String() string {
-	if !t.given() {
+	if !t.Given() {
 		return "a private PostgreSQL and replicas on this machine"
 	}
 	return withoutPassword(strings.Join(t.URLs, ", "))

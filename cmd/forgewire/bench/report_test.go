@@ -181,23 +181,36 @@ func TestWriteBetween(t *testing.T) {
 	}
 }
 
-// The README's figures are those of the report that is committed.
+// The README's figures are those of the report that is committed: with marks in the one there is the other.
 func TestReadmeFigures(t *testing.T) {
-	report, err := ReadReport("../../../docs/bench.json")
+	readme, err := os.ReadFile("../../../README.md")
 	if err != nil {
 		t.Fatal(err)
+	}
+	_, rest, marked := strings.Cut(string(readme), figuresBegin+"\n")
+	got, _, ended := strings.Cut(rest, figuresEnd)
+	report, err := ReadReport("../../../docs/bench.json")
+	if errors.Is(err, os.ErrNotExist) && !marked {
+		t.Skip("no report is committed yet, and the README has no place for its figures")
+	}
+	if err != nil || !marked || !ended {
+		t.Fatalf("marks in the README: %v, %v; the report: %v", marked, ended, err)
 	}
 	text, err := report.Markdown()
 	if err != nil {
 		t.Fatal(err)
 	}
-	readme, err := os.ReadFile("../../../README.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, rest, ok := strings.Cut(string(readme), figuresBegin+"\n")
-	got, _, ok2 := strings.Cut(rest, figuresEnd)
-	if !ok || !ok2 || got != text {
+	if got != text {
 		t.Errorf("the figures are not those of docs/bench.json: make bench-table writes them\n%s", got)
+	}
+}
+
+// A table that lacks a figure is not written, and it is told which.
+func TestMarkdownTellsWhatIsMissing(t *testing.T) {
+	_, err := exampleReport().Markdown()
+	for _, want := range []string{"fanout, as fast as acknowledged, 64 publishers", "llm, mix mix", "mixed, everything at once, writers"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q is not in %v", want, err)
+		}
 	}
 }

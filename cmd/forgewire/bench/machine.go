@@ -48,7 +48,7 @@ func (m Machine) String() string {
 			parts = append(parts, p.name+" "+p.version)
 		}
 	}
-	if m.Commit != "" {
+	if m.Commit != "" && !strings.HasPrefix(m.Commit, m.Version) {
 		parts = append(parts, "commit "+m.Commit)
 	}
 	return strings.Join(parts, ", ")

@@ -24,7 +24,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 # Hidden folders and other people's code are not ours to format.
 GO_FILES = find . -name '*.go' -not -path './.*' -not -path '*/node_modules/*'
 
-.PHONY: help run test lint fmt-check bench build image sbom govulncheck setup
+.PHONY: help run test lint fmt-check bench bench-table microbench build image sbom govulncheck setup
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,7 +53,13 @@ fmt-check:
 	@files=$$($(GO_FILES) -print0 | xargs -0 -r gofmt -l); \
 	[ -z "$$files" ] || { echo 'not formatted (gofmt -w):' $$files >&2; exit 1; }
 
-bench: ## Run the benchmarks of all packages (BENCH=regexp for some)
+bench: build ## Measure everything: bin/bench.json and bin/bench.html (ARGS=--quick for two minutes)
+	@bin/forgewire bench all --json bin/bench.json --html bin/bench.html $(ARGS)
+
+bench-table: build ## Write the README's figures from docs/bench.json
+	@bin/forgewire bench table docs/bench.json --write README.md
+
+microbench: ## Run the Go benchmarks of all packages (BENCH=regexp for some)
 	@go test -run '^$$' -bench '$(or $(BENCH),.)' -benchmem ./...
 
 build: ## Build the static binary bin/forgewire

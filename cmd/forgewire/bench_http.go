@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"os"
 	"time"
 
@@ -11,12 +10,14 @@ import (
 )
 
 type benchHTTP struct {
+	benchTarget
+	benchOutput
+
 	Duration time.Duration `default:"2s" help:"Of each step of a ramp, and of each turn at saturation."`
 	Rounds   int           `default:"5" help:"Of turns at saturation."`
 	Users    int           `default:"100" help:"Of the guide's suite."`
 	Requests int           `default:"10" help:"Of each of them."`
 	Rows     int           `default:"10000" help:"Of one export."`
-	JSON     string        `name:"json" type:"path" placeholder:"FILE" help:"Write the figures there too."`
 }
 
 func (benchHTTP) Help() string {
@@ -25,16 +26,9 @@ func (benchHTTP) Help() string {
 }
 
 func (c *benchHTTP) Run(ctx context.Context) error {
-	binary, err := os.Executable()
-	if err != nil {
-		return fmt.Errorf("find this program: %w", err)
-	}
-	report, err := bench.HTTP(ctx, bench.HTTPConfig{Duration: c.Duration, Rounds: c.Rounds, Users: c.Users, Requests: c.Requests, Rows: c.Rows,
-		Binary: binary, Environ: os.Environ(), Progress: os.Stderr})
-	if err != nil {
-		return err
-	}
-	return writeReport(report, c.JSON)
+	return c.run(ctx, c.benchTarget, func(s bench.Setup) (*bench.Result, error) {
+		return bench.HTTP(ctx, bench.HTTPConfig{Duration: c.Duration, Rounds: c.Rounds, Users: c.Users, Requests: c.Requests, Rows: c.Rows, Setup: s})
+	})
 }
 
 // benchFloor is a part of bench http: the bare handler, a process of its own as the replica is.

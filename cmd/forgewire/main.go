@@ -2,7 +2,7 @@
 // dev` a complete cluster on this machine. `forgewire --help` lists the rest.
 //
 // Exit codes: 0 done, 1 failed (the last line on stderr says why and what to do), 2 wrong usage or
-// configuration.
+// configuration, 3 `bench compare` found that something is worse.
 package main
 
 import (
@@ -24,6 +24,7 @@ var version = "dev"
 const (
 	exitFailed = 1
 	exitUsage  = 2
+	exitWorse  = 3
 )
 
 type cli struct {
@@ -68,6 +69,9 @@ func failed(err error) int {
 	fmt.Fprintf(os.Stderr, "forgewire: %v\n", err)
 	if errors.As(err, new(config.Mistakes)) {
 		return exitUsage
+	}
+	if errors.Is(err, errWorse) {
+		return exitWorse
 	}
 	return exitFailed
 }

@@ -3,8 +3,8 @@ package bench
 import (
 	"bytes"
 	"context"
-	"encoding/json"
-	"io"
+	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -30,29 +30,26 @@ func (l testLog) Write(b []byte) (int, error) {
 
 func TestFanout(t *testing.T) {
 	t.Parallel()
+	var machine Machine
 	r, err := Fanout(testContext(t), FanoutConfig{
-		Publishers: 20, Subscribers: 20, Replicas: 2, Channels: 3, Size: 150, Rounds: 1,
+		Publishers: 20, Subscribers: 20, Replicas: 2, Channels: 3, Size: 150, Rounds: 1, Rates: []int{200},
 		Warmup: 100 * time.Millisecond, Duration: time.Second, Idle: 100 * time.Millisecond,
-		Binary: binary, Progress: testLog{t},
+		Setup: Setup{Binary: binary, Progress: testLog{t}, Machine: &machine},
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(r.Runs) != 2 || r.Runs[0].Publishers != 1 || r.Runs[1].Publishers != 20 {
-		t.Fatalf("runs: %+v", r.Runs)
+	checkRows(t, r, fanoutLoad, "1 publisher", "1 publisher, floor", "20 publishers", "20 publishers, floor")
+	checkRows(t, r, fanoutBeside, "1 publisher", "20 publishers")
+	checkRows(t, r, fanoutIdle, "replica 1", "replica 2", "PostgreSQL")
+	open := r.table(fanoutOpen).row("200/s")
+	if open == nil || open.Tally.Asked < 200 || open.Tally.Succeeded != open.Tally.Asked || open.times(receive).Count == 0 {
+		t.Errorf("open loop: %+v", open)
 	}
-	for _, run := range r.Runs {
-		if run.Whole.Refused != 0 || run.Whole.Published == 0 || run.Whole.Checked < run.Whole.Published {
-			t.Errorf("%d publishers, whole: %+v", run.Publishers, run.Whole)
-		}
-		if run.Floor == nil || run.Floor.Published == 0 || run.Floor.Checked < run.Floor.Published {
-			t.Errorf("%d publishers, floor: %+v", run.Publishers, run.Floor)
-		}
+	if machine.Postgres == "" {
+		t.Error("the server's version is not known")
 	}
-	if r.Idle == nil || len(r.Idle.Cores) != 2 {
-		t.Errorf("idle: %+v", r.Idle)
-	}
-	checkPrints(t, r, "ratio", "idle")
+	checkPrints(t, r, "beside the floor", "idle", "200/s", "success")
 }
 
 func TestSQL(t *testing.T) {
@@ -61,22 +58,46 @@ func TestSQL(t *testing.T) {
 	if _, err := devstack.Command(ctx, "pgbench"); err != nil {
 		t.Skip(err)
 	}
-	r, err := SQL(ctx, SQLConfig{Writers: 4, Rounds: 1, Slice: time.Second, Binary: binary, Progress: testLog{t}})
+	r, err := SQL(ctx, SQLConfig{Writers: 4, Rounds: 1, Slice: time.Second, Setup: Setup{Binary: binary, Progress: testLog{t}}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(r.Disks) != 2 {
-		t.Fatalf("disks: %+v", r.Disks)
-	}
-	for _, d := range r.Disks {
-		if d.Published == 0 || len(d.Cases) != 4 || d.Ratios["c/b"] == 0 {
-			t.Errorf("%+v", d)
+	for _, disk := range []string{diskAsItIs, diskSlow} {
+		checkRows(t, r, disk, sqlAlone, sqlSecond, sqlPublish, sqlNotify)
+		for _, row := range r.table(disk + ", ratios").Rows {
+			if row.figure("rate").Value == 0 {
+				t.Errorf("%s: %+v", disk, row)
+			}
 		}
 	}
-	checkPrints(t, r, "forgewire.publish", "c/b")
+	checkPrints(t, r, "forgewire.publish", "all", "published messages were received")
 }
 
-func checkPrints(t *testing.T, report interface{ Print(w io.Writer) error }, words ...string) {
+// checkRows wants rows that all have something, whose things all went well.
+func checkRows(t *testing.T, r *Result, table string, rows ...string) {
+	t.Helper()
+	tab := r.table(table)
+	if tab == nil || len(tab.Rows) != len(rows) {
+		t.Fatalf("table %q: %+v", table, tab)
+	}
+	for _, name := range rows {
+		row := tab.row(name)
+		if row == nil || len(row.Figures)+len(row.Times) == 0 {
+			t.Errorf("%s, %s: %+v", table, name, row)
+			continue
+		}
+		for _, d := range row.Times {
+			if d.Count == 0 || d.Max == 0 {
+				t.Errorf("%s, %s, %s: %+v", table, name, d.Name, d)
+			}
+		}
+		if row.Tally != nil && (row.Tally.Asked == 0 || row.Tally.Success() != 1) {
+			t.Errorf("%s, %s: %+v", table, name, row.Tally)
+		}
+	}
+}
+
+func checkPrints(t *testing.T, report *Result, words ...string) {
 	t.Helper()
 	var b bytes.Buffer
 	if err := report.Print(&b); err != nil {
@@ -87,7 +108,13 @@ func checkPrints(t *testing.T, report interface{ Print(w io.Writer) error }, wor
 			t.Errorf("there is no %q in\n%s", w, &b)
 		}
 	}
-	if _, err := json.Marshal(report); err != nil {
-		t.Error(err)
+	file := filepath.Join(t.TempDir(), "report.json")
+	written := &Report{Format: reportFormat, Results: []*Result{report}}
+	if err := written.WriteJSON(file); err != nil {
+		t.Fatal(err)
+	}
+	read, err := ReadReport(file)
+	if err != nil || !reflect.DeepEqual(read, written) {
+		t.Errorf("%v: read %+v of %+v", err, read.Results, report)
 	}
 }

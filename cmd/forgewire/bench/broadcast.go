@@ -2,11 +2,8 @@ package bench
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
-	"io"
-	"text/tabwriter"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -16,39 +13,27 @@ import (
 type BroadcastConfig struct {
 	CrowdConfig
 
-	Clients  int // subscribers of one channel, on one process
-	Size     int // of a message's data, in bytes
-	Messages int // one after the other: the next when everybody has the last
-	Backlog  int // at once
-	Rounds   int // in which the contenders take turns; medians are reported
+	Clients  int           // subscribers of one channel, on one process
+	Size     int           // of a message's data, in bytes
+	Messages int           // one after the other: the next when everybody has the last
+	Backlog  int           // at once
+	Rounds   int           // in which the contenders take turns; medians are reported
+	Rate     int           // of messages a second, open loop; 0: not measured
+	Duration time.Duration // of that
 }
 
-// BroadcastReport is what Broadcast found.
-type BroadcastReport struct {
-	Clients  int               `json:"clients"`
-	Size     int               `json:"size"`
-	Messages int               `json:"messages"`
-	Backlog  int               `json:"backlog"`
-	Rounds   int               `json:"rounds"`
-	Results  []BroadcastResult `json:"results"` // Forgewire, and the peer if there is one
-}
-
-// BroadcastResult is what one contender does.
-type BroadcastResult struct {
-	Name   string     `json:"name"`
-	Single Deliveries `json:"single"`
-	Burst  Deliveries `json:"backlogged"`
-}
-
-// Deliveries is how fast messages reach subscribers.
-type Deliveries struct {
-	Rate float64 `json:"deliveries_per_second"`
-	CPU  float64 `json:"cpu_us_per_delivery"` // of the server
-}
+// Names of what Broadcast reports.
+const (
+	broadcastTable = "deliveries"
+	broadcastOpen  = "open loop"
+	singly         = "one at a time"
+	backlogged     = "backlogged"
+	delivery       = "delivery"
+)
 
 // Broadcast measures how fast one message, and many at once, reach all subscribers of a channel.
-func Broadcast(ctx context.Context, cfg BroadcastConfig) (report *BroadcastReport, err error) {
-	if cfg.Clients < 1 || cfg.Messages < 1 || cfg.Backlog < 1 || cfg.Rounds < 1 || cfg.Size < minCrowdData {
+func Broadcast(ctx context.Context, cfg BroadcastConfig) (out *Result, err error) {
+	if cfg.Clients < 1 || cfg.Messages < 1 || cfg.Backlog < 1 || cfg.Rounds < 1 || cfg.Size < minCrowdData || cfg.Rate < 0 {
 		return nil, fmt.Errorf("clients, messages, backlog and rounds must be positive, and the size at least %d", minCrowdData)
 	}
 	all, err := cfg.contenders(ctx, 1, cfg.Clients)
@@ -56,106 +41,152 @@ func Broadcast(ctx context.Context, cfg BroadcastConfig) (report *BroadcastRepor
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, stopContenders(all)) }()
-	report = &BroadcastReport{Clients: cfg.Clients, Size: cfg.Size, Messages: cfg.Messages, Backlog: cfg.Backlog, Rounds: cfg.Rounds}
 	audiences := make([]*audience, len(all))
 	for i, c := range all {
 		fmt.Fprintf(cfg.Progress, "%s: connecting %d clients\n", c.name, cfg.Clients)
-		crowd, err := startCrowd(ctx, cfg.Binary, "bench-"+rand.Text()[:8], c.servers(), cfg.Clients)
+		crowd, err := startCrowd(ctx, cfg.Binary, cfg.channel(""), c, cfg.Clients)
 		if err != nil {
 			return nil, err
 		}
 		defer crowd.stop() //nolint:errcheck // it returns none
-		if _, err = crowd.open(ctx, nil); err != nil {
+		if _, err = crowd.open(ctx, 0, nil, 0); err != nil {
 			return nil, fmt.Errorf("%s: %w", c.name, err)
 		}
 		audiences[i] = &audience{contender: c, crowd: crowd, size: cfg.Size}
 	}
-	single, burst := make([][]Deliveries, len(all)), make([][]Deliveries, len(all))
+	out = &Result{Bench: "broadcast", What: fmt.Sprintf("%d bytes to %d clients of one channel; one at a time: %d messages, each when all have the last; backlogged: %d at once; medians of %d rounds",
+		cfg.Size, cfg.Clients, cfg.Messages, cfg.Backlog, cfg.Rounds), Notes: []string{"Every message came to every client, once and in order."}}
+	if err = cfg.rounds(ctx, audiences, out); err != nil || cfg.Rate == 0 {
+		return out, err
+	}
+	t := &Table{Name: broadcastOpen, What: fmt.Sprintf("%d messages a second for %.3g s, from when a message was due until a client had it", cfg.Rate, cfg.Duration.Seconds()),
+		Charts: []Chart{{Title: "until a client has it", Kind: percentiles, Y: delivery, Log: true}}}
+	for _, a := range audiences {
+		fmt.Fprintf(cfg.Progress, "%s: %d messages a second\n", a.name, cfg.Rate)
+		row, err := a.open(ctx, float64(cfg.Rate), cfg.Duration)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", a.name, err)
+		}
+		t.Rows = append(t.Rows, row)
+	}
+	out.Tables = append(out.Tables, t)
+	return out, nil
+}
+
+func (cfg *BroadcastConfig) rounds(ctx context.Context, audiences []*audience, out *Result) error {
 	for round := range cfg.Rounds + 1 {
 		fmt.Fprintf(cfg.Progress, "round %d of %d\n", round, cfg.Rounds)
-		for i, a := range audiences {
-			one, err := a.broadcast(ctx, cfg.Messages, 1)
-			if err != nil {
-				return nil, fmt.Errorf("%s: %w", a.name, err)
+		for _, a := range audiences {
+			err := a.broadcast(ctx, cfg.Messages, 1, &a.single)
+			if err == nil {
+				err = a.broadcast(ctx, 1, cfg.Backlog, &a.burst)
 			}
-			many, err := a.broadcast(ctx, 1, cfg.Backlog)
 			if err != nil {
-				return nil, fmt.Errorf("%s: %w", a.name, err)
+				return fmt.Errorf("%s: %w", a.name, err)
 			}
-			if round > 0 { // the first warms up
-				single[i], burst[i] = append(single[i], one), append(burst[i], many)
+			if round == 0 { // it warms up
+				a.single, a.burst = deliveries{}, deliveries{}
 			}
 		}
 	}
-	for i, c := range all {
-		report.Results = append(report.Results, BroadcastResult{Name: c.name, Single: medianOf(single[i]), Burst: medianOf(burst[i])})
+	t := &Table{Name: broadcastTable, Charts: []Chart{{Title: "deliveries, one message at a time", Kind: bars, Y: singly}, {Title: "deliveries, backlogged", Kind: bars, Y: backlogged}}}
+	for _, a := range audiences {
+		row := &Row{Name: a.name, Figures: []Figure{more(singly, "/s", median(a.single.rates)), more(backlogged, "/s", median(a.burst.rates))}}
+		if len(a.pids) > 0 {
+			row.Figures = append(row.Figures, less("CPU of one", "µs", median(a.single.cpu)), less("CPU backlogged", "µs", median(a.burst.cpu)))
+		}
+		t.Rows = append(t.Rows, row)
 	}
-	return report, nil
+	out.Tables = withRatios(t)
+	return nil
 }
 
 // audience is a crowd that listens to a contender.
 type audience struct {
 	*contender
-	crowd *crowd
-	size  int
-	sent  int // messages
+	crowd         *crowd
+	size          int
+	sent          int // messages
+	single, burst deliveries
 }
 
+// deliveries are rates and the server's CPU time for one, by round.
+type deliveries struct{ rates, cpu []float64 }
+
 // broadcast publishes so many messages at once, and when all have them the next ones.
-func (a *audience) broadcast(ctx context.Context, times, atOnce int) (d Deliveries, err error) {
+func (a *audience) broadcast(ctx context.Context, times, atOnce int, d *deliveries) error {
 	var took time.Duration
-	before, err := exactCPUTimes([][]int{a.pids})
+	before, err := a.cpu()
 	if err != nil {
-		return d, err
+		return err
 	}
 	for range times {
-		var end time.Time
+		var all fulfilled
 		g, ctx := errgroup.WithContext(ctx)
 		start := time.Now()
 		g.Go(func() (err error) {
-			end, err = a.crowd.await(ctx, a.sent+atOnce)
+			all, err = a.crowd.await(ctx, a.sent+atOnce, false)
 			return err
 		})
-		g.Go(func() error { return a.publish(ctx, a.crowd.channel, a.sent, atOnce, a.size) })
+		g.Go(func() error { return a.publish(ctx, a.crowd.channel, a.sent, atOnce, a.size, start.UnixNano()) })
 		if err = g.Wait(); err != nil {
-			return d, err
+			return err //nolint:wrapcheck // they say what was attempted
 		}
-		took += end.Sub(start)
+		took += all.end.Sub(start)
 		a.sent += atOnce
 	}
-	after, err := exactCPUTimes([][]int{a.pids})
-	if err != nil {
-		return d, err
-	}
 	n := float64(a.crowd.clients * times * atOnce)
-	return Deliveries{Rate: ratio(n, took.Seconds()), CPU: ratio(float64((after[0]-before[0]).Nanoseconds())/1e3, n)}, nil
-}
-
-func medianOf(all []Deliveries) Deliveries {
-	var rates, cpu []float64
-	for _, d := range all {
-		rates, cpu = append(rates, d.Rate), append(cpu, d.CPU)
+	used, err := a.cpuSince(before, "", n)
+	if err != nil {
+		return err
 	}
-	return Deliveries{Rate: median(rates), CPU: median(cpu)}
-}
-
-// Print writes the report for people.
-func (r *BroadcastReport) Print(w io.Writer) error {
-	fmt.Fprintf(w, "\nbroadcast: %d bytes to %d clients of one channel; single: %d messages, each when all have the last; backlogged: %d at once; medians of %d rounds\n\n",
-		r.Size, r.Clients, r.Messages, r.Backlog, r.Rounds)
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(t, "\tsingle, deliveries/s\tCPU each\tbacklogged, deliveries/s\tCPU each\t")
-	for _, m := range r.Results {
-		fmt.Fprintf(t, "%s\t%.0f\t%.2f µs\t%.0f\t%.2f µs\t\n", m.Name, m.Single.Rate, m.Single.CPU, m.Burst.Rate, m.Burst.CPU)
+	for _, f := range used {
+		d.cpu = append(d.cpu, f.Value)
 	}
-	if len(r.Results) == 2 {
-		f, p := r.Results[0], r.Results[1]
-		fmt.Fprintf(t, "ratio\t%.2f\t%.2f\t%.2f\t%.2f\t\n", ratio(f.Single.Rate, p.Single.Rate), ratio(f.Single.CPU, p.Single.CPU),
-			ratio(f.Burst.Rate, p.Burst.Rate), ratio(f.Burst.CPU, p.Burst.CPU))
-	}
-	if err := t.Flush(); err != nil {
-		return fmt.Errorf("write the report: %w", err)
-	}
-	fmt.Fprintln(w, "Every message came to every client, once and in order. aims: 1.2 and 5 times the peer's deliveries/s")
+	d.rates = append(d.rates, ratio(n, took.Seconds()))
 	return nil
 }
+
+// open publishes at a rate.
+func (a *audience) open(ctx context.Context, rate float64, duration time.Duration) (*Row, error) {
+	n := max(int(rate*duration.Seconds()), 1)
+	var all fulfilled
+	var sent *outcome
+	first := a.sent
+	a.sent += n
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() (err error) {
+		all, err = a.crowd.await(ctx, first+n, true)
+		return err
+	})
+	g.Go(func() (err error) {
+		// One publisher: the messages are numbered, and a client that gets them out of order tells.
+		sent, err = openLoop{total: n, at: evenly(rate), workers: 1, connect: func(ctx context.Context, _ int) (client, error) {
+			return announcer{a, ctx, first}, nil
+		}}.run(ctx)
+		if err == nil && sent.last != nil {
+			err = sent.last // the numbers have a gap now
+		}
+		return err
+	})
+	if err := g.Wait(); err != nil {
+		return nil, err //nolint:wrapcheck // they say what was attempted
+	}
+	took := all.end.Sub(sent.begin).Seconds()
+	reached := n * a.crowd.clients // await saw all of them
+	return &Row{Name: a.name, Figures: []Figure{more(delivered, "/s", ratio(float64(reached), took))},
+		Times: []Times{sent.times.times(publish), all.times.times(delivery)}, Tally: &Tally{Asked: reached, Succeeded: reached}}, nil
+}
+
+// announcer publishes what an audience waits for.
+type announcer struct {
+	*audience
+	ctx   context.Context // of the measurement, which is as long as it lives
+	first int
+}
+
+func (p announcer) do(i int, due time.Time) error {
+	return p.publish(p.ctx, p.crowd.channel, p.first+i, 1, p.size, due.UnixNano())
+}
+
+func (announcer) close() {}

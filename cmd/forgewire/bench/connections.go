@@ -4,10 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
-	"strconv"
-	"text/tabwriter"
 	"time"
 )
 
@@ -18,154 +15,190 @@ type ConnectionsConfig struct {
 	Connections []int         // numbers of connections to one process; each is measured
 	Replicas    int           // of Forgewire; the peer is one process
 	Rounds      int           // of connecting all; the contenders take turns, and medians are reported
+	Rate        int           // of connections that come in a second, open loop; 0: not measured
 	Idle        time.Duration // how long to watch connections that do nothing
+	Settle      time.Duration // before: what connecting has set going comes to rest
 }
 
-// ConnectionsReport is what Connections found.
-type ConnectionsReport struct {
-	Replicas int              `json:"replicas"`
-	Idle     float64          `json:"idle_seconds"`
-	Runs     []ConnectionsRun `json:"runs"`
-}
-
-// ConnectionsRun is the measurement of one number of connections.
-type ConnectionsRun struct {
-	Connections int                 `json:"connections"` // to each process
-	Results     []ConnectionsResult `json:"results"`     // Forgewire, and the peer if there is one
-}
-
-// ConnectionsResult is what the connections to one contender take.
-type ConnectionsResult struct {
-	Name       string  `json:"name"`
-	Base       int64   `json:"base_rss_bytes"`           // of a process without connections
-	Bytes      float64 `json:"rss_bytes_per_connection"` // on top
-	Handshakes float64 `json:"handshakes_per_second"`    // until subscribed
-	CPU        float64 `json:"cpu_us_per_handshake"`     // of the server
-	IdleCores  float64 `json:"idle_cpu_cores"`           // of all processes, with all connections
-}
-
-// crowdSettle lets what connecting has set going come to rest.
-const crowdSettle = 15 * time.Second
+// Names of what Connections reports.
+const (
+	connectionsHeld = "connections"
+	connectionsOpen = "open loop"
+	memoryEach      = "memory each"
+	handshakes      = "handshakes"
+	idleCPU         = "idle CPU"
+)
 
 // Connections measures what connections that are subscribed to a channel cost.
-func Connections(ctx context.Context, cfg ConnectionsConfig) (*ConnectionsReport, error) {
-	if cfg.Replicas < 1 || cfg.Rounds < 1 || cfg.Idle < 0 {
+func Connections(ctx context.Context, cfg ConnectionsConfig) (*Result, error) {
+	if cfg.Replicas < 1 || cfg.Rounds < 1 || cfg.Idle < 0 || cfg.Rate < 0 {
 		return nil, errors.New("replicas and rounds must be positive")
 	}
-	r := &ConnectionsReport{Replicas: cfg.Replicas, Idle: cfg.Idle.Seconds()}
+	out := &Result{Bench: "connections", What: fmt.Sprintf("each subscribed to one channel; handshakes until subscribed; idle over %.3g s", cfg.Idle.Seconds())}
+	held := &Table{Name: connectionsHeld, Charts: []Chart{{Title: "memory of a connection", Kind: bars, Y: memoryEach}, {Title: "handshakes", Kind: bars, Y: handshakes}}}
+	open := &Table{Name: connectionsOpen, What: fmt.Sprintf("clients come at %d/s, whatever the server does; from when each was due until it was subscribed", cfg.Rate),
+		Charts: []Chart{{Title: "until subscribed", Kind: percentiles, Y: handshake, Log: true}}}
 	for _, n := range cfg.Connections {
 		if n < 1 {
 			return nil, errors.New("there must be at least one connection")
 		}
-		run, err := cfg.run(ctx, n)
-		if err != nil {
+		if err := cfg.run(ctx, n, held, open); err != nil {
 			return nil, fmt.Errorf("%d connections: %w", n, err)
 		}
-		r.Runs = append(r.Runs, run)
 	}
-	return r, nil
+	out.Tables = withRatios(held)
+	if len(open.Rows) > 0 {
+		out.Tables = append(out.Tables, open)
+	}
+	return out, nil
 }
 
 // run measures in processes of its own: one that had more connections before keeps some of their memory.
-func (cfg *ConnectionsConfig) run(ctx context.Context, n int) (run ConnectionsRun, err error) {
-	run.Connections = n
+func (cfg *ConnectionsConfig) run(ctx context.Context, n int, held, open *Table) (err error) {
 	all, err := cfg.contenders(ctx, cfg.Replicas, n)
 	if err != nil {
-		return run, err
+		return err
 	}
 	defer func() { err = errors.Join(err, stopContenders(all)) }()
-	rates, cpu := make([][]float64, len(all)), make([][]float64, len(all))
-	for i, c := range all {
-		fmt.Fprintf(cfg.Progress, "%s: %d connections to each of %d processes\n", c.name, n, len(c.urls))
-		m, err := cfg.hold(ctx, c, n)
-		if err != nil {
-			return run, fmt.Errorf("%s: %w", c.name, err)
+	name := func(c *contender) string {
+		if len(c.urls) > 1 {
+			return fmt.Sprintf("%s, %d × %s", c.name, len(c.urls), thousands(int64(n)))
 		}
-		run.Results = append(run.Results, m)
-		rates[i], cpu[i] = []float64{m.Handshakes}, []float64{m.CPU}
+		return c.name + ", " + thousands(int64(n))
 	}
-	for round := 1; round < cfg.Rounds; round++ {
+	holds := make([]connectionsHold, len(all))
+	for round := range cfg.Rounds {
 		for i, c := range all {
-			fmt.Fprintf(cfg.Progress, "%s: connecting again, round %d of %d\n", c.name, round+1, cfg.Rounds)
-			rate, used, err := cfg.connect(ctx, c, n, nil)
-			if err != nil {
-				return run, fmt.Errorf("%s: %w", c.name, err)
+			fmt.Fprintf(cfg.Progress, "%s: %d connections to each of %d processes, round %d of %d\n", c.name, n, len(c.urls), round+1, cfg.Rounds)
+			var meanwhile func() error
+			if round == 0 {
+				if holds[i].base, err = residents(c.pids); err != nil {
+					return err
+				}
+				meanwhile = func() error { return cfg.watch(ctx, c, &holds[i]) }
 			}
-			rates[i], cpu[i] = append(rates[i], rate), append(cpu[i], used)
+			if err := cfg.connect(ctx, c, n, &holds[i], meanwhile); err != nil {
+				return fmt.Errorf("%s: %w", c.name, err)
+			}
 		}
 	}
-	for i := range all {
-		run.Results[i].Handshakes, run.Results[i].CPU = median(rates[i]), median(cpu[i])
+	for i, c := range all {
+		held.Rows = append(held.Rows, holds[i].row(name(c), n*len(c.urls), len(c.pids)))
 	}
-	return run, nil
+	if cfg.Rate == 0 {
+		return nil
+	}
+	for _, c := range all {
+		fmt.Fprintf(cfg.Progress, "%s: %d connections, %d a second\n", c.name, n, cfg.Rate)
+		row, err := cfg.arrive(ctx, c, n, name(c))
+		if err != nil {
+			return fmt.Errorf("%s: %w", c.name, err)
+		}
+		open.Rows = append(open.Rows, row)
+	}
+	return nil
 }
 
-// hold connects all, and then looks at what they take while nothing happens.
-func (cfg *ConnectionsConfig) hold(ctx context.Context, c *contender, n int) (m ConnectionsResult, err error) {
-	m.Name = c.name
-	before, err := residents(c.pids)
-	if err != nil {
-		return m, err
+// connectionsHold is what the connections to one contender take.
+type connectionsHold struct {
+	base, full int64     // of memory
+	idle       []float64 // seconds of CPU time a second, with all connections
+	rates      []float64
+	cpu        []float64 // of the server, for a handshake
+}
+
+func (h *connectionsHold) row(name string, connections, processes int) *Row {
+	r := &Row{Name: name}
+	if processes > 0 {
+		r.Figures = append(r.Figures, plain("memory without", "MB", float64(h.base)/float64(processes)/1e6),
+			less(memoryEach, "KB", float64(h.full-h.base)/float64(connections)/1e3))
 	}
-	m.Base = before / int64(len(c.pids))
-	m.Handshakes, m.CPU, err = cfg.connect(ctx, c, n, func() error {
-		w := load{warmup: crowdSettle, duration: cfg.Idle}.window()
-		waitUntil(ctx, w.from)
-		after, err := residents(c.pids)
-		if err != nil {
-			return err
-		}
-		m.Bytes = ratio(float64(after-before), float64(n*len(c.pids)))
-		used, err := exactCPUTimes([][]int{c.pids})
-		if err != nil {
-			return err
-		}
-		if !waitUntil(ctx, w.to) {
-			return ctx.Err()
-		}
-		later, err := exactCPUTimes([][]int{c.pids})
-		if err == nil && cfg.Idle > 0 {
-			m.IdleCores = (later[0] - used[0]).Seconds() / cfg.Idle.Seconds()
-		}
+	r.Figures = append(r.Figures, more(handshakes, "/s", median(h.rates)))
+	if processes > 0 {
+		r.Figures = append(r.Figures, less("CPU of one", "µs", median(h.cpu)), less(idleCPU, "% of a core", 100*median(h.idle)))
+	}
+	return r
+}
+
+// watch looks at what the connections take while nothing happens.
+func (cfg *ConnectionsConfig) watch(ctx context.Context, c *contender, h *connectionsHold) (err error) {
+	w := load{warmup: cfg.Settle, duration: cfg.Idle}.window()
+	waitUntil(ctx, w.from)
+	if h.full, err = residents(c.pids); err != nil {
 		return err
-	})
-	return m, err
+	}
+	before, err := c.cpu()
+	if err != nil {
+		return err
+	}
+	if !waitUntil(ctx, w.to) {
+		return ctx.Err()
+	}
+	after, err := c.cpu()
+	if err == nil && cfg.Idle > 0 {
+		h.idle = append(h.idle, (after[0]-before[0]).Seconds()/cfg.Idle.Seconds())
+	}
+	return err
 }
 
-// connect connects all clients, does what is to be done meanwhile, and lets them go. It returns the handshakes a
-// second and the server's CPU time for each, in µs.
-func (cfg *ConnectionsConfig) connect(ctx context.Context, c *contender, n int, meanwhile func() error) (rate, cpu float64, err error) {
-	crowd, err := startCrowd(ctx, cfg.Binary, "bench", c.servers(), n)
+// connect connects all clients, does what is to be done meanwhile, and lets them go.
+func (cfg *ConnectionsConfig) connect(ctx context.Context, c *contender, n int, h *connectionsHold, meanwhile func() error) (err error) {
+	crowd, err := startCrowd(ctx, cfg.Binary, cfg.channel(""), c, n)
 	if err != nil {
-		return 0, 0, err
+		return err
 	}
 	defer func() { err = errors.Join(err, crowd.stop()) }()
-	before, err := exactCPUTimes([][]int{c.pids})
+	before, err := c.cpu()
 	if err != nil {
-		return 0, 0, err
+		return err
 	}
-	took, err := crowd.open(ctx, nil)
+	start := time.Now()
+	opened, err := crowd.open(ctx, 0, nil, 0)
 	if err != nil {
-		return 0, 0, err
+		return err
 	}
-	after, err := exactCPUTimes([][]int{c.pids})
+	used, err := c.cpuSince(before, "", float64(crowd.clients))
 	if err != nil {
-		return 0, 0, err
+		return err
 	}
-	all := float64(crowd.clients)
-	rate, cpu = ratio(all, took.Seconds()), ratio(float64((after[0]-before[0]).Microseconds()), all)
+	for _, f := range used {
+		h.cpu = append(h.cpu, f.Value)
+	}
+	h.rates = append(h.rates, ratio(float64(crowd.clients), opened.end.Sub(start).Seconds()))
 	if meanwhile != nil {
 		if err = meanwhile(); err != nil {
-			return 0, 0, err
+			return err
 		}
 	}
-	if err = crowd.close(ctx); err != nil {
-		return 0, 0, err
+	return cfg.leave(ctx, crowd)
+}
+
+// handshake is from when a client is due until it is subscribed.
+const handshake = "handshake"
+
+// arrive lets clients come at a rate.
+func (cfg *ConnectionsConfig) arrive(ctx context.Context, c *contender, n int, name string) (r *Row, err error) {
+	crowd, err := startCrowd(ctx, cfg.Binary, cfg.channel(""), c, n)
+	if err != nil {
+		return nil, err
 	}
-	if !waitUntil(ctx, time.Now().Add(time.Second).UnixNano()) { // the server lets go of them
-		return 0, 0, ctx.Err()
+	defer func() { err = errors.Join(err, crowd.stop()) }()
+	opened, err := crowd.open(ctx, float64(cfg.Rate), nil, 0)
+	if err != nil {
+		return nil, err
 	}
-	return rate, cpu, nil
+	return &Row{Name: name, Times: []Times{opened.times.times(handshake)}, Tally: &opened.tally}, cfg.leave(ctx, crowd)
+}
+
+// leave closes all connections, and waits until the server has let go of them.
+func (cfg *ConnectionsConfig) leave(ctx context.Context, crowd *crowd) error {
+	if err := crowd.close(ctx); err != nil {
+		return err
+	}
+	if !waitUntil(ctx, time.Now().Add(time.Second).UnixNano()) {
+		return ctx.Err()
+	}
+	return nil
 }
 
 // residents is the memory that processes have in RAM, in bytes.
@@ -182,29 +215,4 @@ func residents(pids []int) (total int64, err error) {
 		total += pages * int64(os.Getpagesize())
 	}
 	return total, nil
-}
-
-// Print writes the report for people.
-func (r *ConnectionsReport) Print(w io.Writer) error {
-	fmt.Fprintf(w, "\nconnections: each subscribed to one channel; handshakes until subscribed; idle over %.3g s\n\n", r.Idle)
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(t, "connections\t\tbase RSS\tRSS each\thandshakes/s\tCPU each\tidle CPU\t")
-	for _, run := range r.Runs {
-		for i, m := range run.Results {
-			n := strconv.Itoa(run.Connections)
-			if i == 0 && r.Replicas > 1 {
-				n = fmt.Sprintf("%d × %d", r.Replicas, run.Connections)
-			}
-			fmt.Fprintf(t, "%s\t%s\t%.1f MB\t%.1f KB\t%.0f\t%.0f µs\t%.2f %%\t\n", n, m.Name, float64(m.Base)/1e6, m.Bytes/1e3, m.Handshakes, m.CPU, 100*m.IdleCores)
-		}
-		if len(run.Results) == 2 {
-			f, p := run.Results[0], run.Results[1]
-			fmt.Fprintf(t, "\tratio\t\t%.2f\t%.2f\t%.2f\t%.2f\t\n", ratio(f.Bytes, p.Bytes), ratio(f.Handshakes, p.Handshakes), ratio(f.CPU, p.CPU), ratio(f.IdleCores, p.IdleCores))
-		}
-	}
-	if err := t.Flush(); err != nil {
-		return fmt.Errorf("write the report: %w", err)
-	}
-	fmt.Fprintln(w, "aims: RSS each at most 10 KB; handshakes/s at least 1.2 times the peer's")
-	return nil
 }

@@ -1,16 +1,22 @@
 package bench
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"net"
+	"net/netip"
+	"net/url"
 	"os/exec"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
+	"github.com/HdrHistogram/hdrhistogram-go"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -33,21 +39,36 @@ type loaderProcess struct {
 	in      io.WriteCloser
 	out     *json.Decoder
 	log     tail
-	address string // of the server that its clients connect to
-	source  string // its clients' address
+	server  *url.URL // that its clients connect to
+	address string   // its IP and port
+	source  string   // its clients' address; "" for whichever the system takes
+	token   string   // the clients'; "" for none
 	clients int
 }
 
-// startCrowd starts the loaders for so many clients of each of the servers; open lets them connect. At least two,
-// since the servers have at least two CPUs as well.
-func startCrowd(ctx context.Context, binary, channel string, servers []string, clients int) (c *crowd, err error) {
-	c = &crowd{channel: channel, clients: clients * len(servers)}
-	each := max(2/len(servers), (clients+loaderClients-1)/loaderClients)
-	for _, server := range servers {
+// fulfilled is what loaders say when they have done what they were told to.
+type fulfilled struct {
+	end   time.Time  // the last one's
+	times *histogram // of what the order asks for
+	tally Tally      // of clients that were to open
+}
+
+// startCrowd starts the loaders for so many clients of each of the contender's servers; open lets them connect. At
+// least two, since the servers have at least two CPUs as well.
+func startCrowd(ctx context.Context, binary, channel string, at *contender, clients int) (c *crowd, err error) {
+	c = &crowd{channel: channel, clients: clients * len(at.urls)}
+	each := max(2/len(at.urls), (clients+loaderClients-1)/loaderClients)
+	for _, server := range at.urls {
+		address, err := resolve(ctx, server)
+		if err != nil {
+			return nil, errors.Join(err, c.stop())
+		}
 		for i := range each {
-			share := clients*(i+1)/each - clients*i/each
-			l, err := startLoader(ctx, binary, server, fmt.Sprintf("127.0.%d.%d", 1+len(c.loaders)/200, 1+len(c.loaders)%200), share)
-			if err != nil {
+			l := &loaderProcess{server: server, address: address.String(), token: at.token, clients: clients*(i+1)/each - clients*i/each}
+			if address.Addr().IsLoopback() {
+				l.source = fmt.Sprintf("127.0.%d.%d", 1+len(c.loaders)/200, 1+len(c.loaders)%200)
+			}
+			if err := l.start(ctx, binary); err != nil {
 				return nil, errors.Join(err, c.stop())
 			}
 			c.loaders = append(c.loaders, l)
@@ -56,8 +77,24 @@ func startCrowd(ctx context.Context, binary, channel string, servers []string, c
 	return c, nil
 }
 
-func startLoader(ctx context.Context, binary, address, source string, clients int) (*loaderProcess, error) {
-	l := &loaderProcess{cmd: exec.CommandContext(ctx, binary, "bench", "loader"), address: address, source: source, clients: clients}
+// resolve finds the address of a server for the loaders, whose clients speak no TLS.
+func resolve(ctx context.Context, server *url.URL) (netip.AddrPort, error) {
+	if server.Scheme != "http" {
+		return netip.AddrPort{}, errNeedsDevstack{"thousands of clients speak no TLS; or give --url the http:// address of a replica"}
+	}
+	port, err := strconv.ParseUint(cmp.Or(server.Port(), "80"), 10, 16)
+	if err != nil {
+		return netip.AddrPort{}, fmt.Errorf("the port of %s: %w", server.Host, err)
+	}
+	ips, err := net.DefaultResolver.LookupNetIP(ctx, "ip4", server.Hostname())
+	if err != nil {
+		return netip.AddrPort{}, fmt.Errorf("find %s: %w", server.Host, err)
+	}
+	return netip.AddrPortFrom(ips[0].Unmap(), uint16(port)), nil
+}
+
+func (l *loaderProcess) start(ctx context.Context, binary string) error {
+	l.cmd = exec.CommandContext(ctx, binary, "bench", "loader")
 	l.cmd.Stderr = &l.log
 	l.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C reaches us alone; a loader ends with its input
 	in, err := l.cmd.StdinPipe()
@@ -69,23 +106,24 @@ func startLoader(ctx context.Context, binary, address, source string, clients in
 		}
 	}
 	if err != nil {
-		return nil, fmt.Errorf("start a loader: %w", err)
+		return fmt.Errorf("start a loader: %w", err)
 	}
-	return l, nil
+	return nil
 }
 
-// open connects and subscribes all clients, and returns how long that took.
-func (c *crowd) open(ctx context.Context, from *since) (time.Duration, error) {
-	start := time.Now()
-	end, err := c.each(ctx, func(l *loaderProcess) order {
-		return order{Open: &openOrder{Address: l.address, Source: l.source, Clients: l.clients, Parallel: loaderParallel, Channel: c.channel, Since: from}}
+// open connects and subscribes all clients: at a rate of all together, or, where that is 0, as fast as the server
+// takes them. A client of those that recover from somewhere is there when it has so many messages. With a rate, clients
+// that do not come through are counted; without one they are an error.
+func (c *crowd) open(ctx context.Context, rate float64, from *since, messages int) (fulfilled, error) {
+	return c.each(ctx, func(l *loaderProcess) order {
+		return order{Open: &openOrder{Address: l.address, Host: l.server.Host, Path: l.server.Path, Token: l.token, Source: l.source, Clients: l.clients,
+			Parallel: loaderParallel, Rate: rate * float64(l.clients) / float64(c.clients), Channel: c.channel, Since: from, Messages: messages}}
 	})
-	return end.Sub(start), err
 }
 
-// await waits until every client has so many messages, and returns when that was.
-func (c *crowd) await(ctx context.Context, messages int) (time.Time, error) {
-	return c.each(ctx, func(*loaderProcess) order { return order{Await: &awaitOrder{Messages: messages}} })
+// await waits until every client has so many messages. Timed tells how long each took from when it was due.
+func (c *crowd) await(ctx context.Context, messages int, timed bool) (fulfilled, error) {
+	return c.each(ctx, func(*loaderProcess) order { return order{Await: &awaitOrder{Messages: messages, Timed: timed}} })
 }
 
 // close disconnects all clients.
@@ -95,7 +133,7 @@ func (c *crowd) close(ctx context.Context) error {
 }
 
 // each gives every loader an order, and returns when the last one had fulfilled its.
-func (c *crowd) each(ctx context.Context, order func(*loaderProcess) order) (end time.Time, err error) {
+func (c *crowd) each(ctx context.Context, order func(*loaderProcess) order) (out fulfilled, err error) {
 	ctx, cancel := context.WithTimeout(ctx, orderTimeout)
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() {
@@ -113,14 +151,19 @@ func (c *crowd) each(ctx context.Context, order func(*loaderProcess) order) (end
 		})
 	}
 	if err = g.Wait(); err != nil {
-		return end, errors.Join(ctx.Err(), err)
+		return out, errors.Join(ctx.Err(), err)
 	}
+	out.times = newHistogram()
 	for _, r := range reports {
-		if t := time.Unix(0, r.To); t.After(end) {
-			end = t
+		if t := time.Unix(0, r.To); t.After(out.end) {
+			out.end = t
 		}
+		if r.Times != nil {
+			out.times.h.Merge(hdrhistogram.Import(r.Times))
+		}
+		out.tally.add(&r.Tally)
 	}
-	return end, nil
+	return out, nil
 }
 
 func (l *loaderProcess) obey(o order) (r report, err error) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"net/url"
 	"os"
 	"runtime"
 	"strings"
@@ -17,7 +18,7 @@ func crowdConfig(t *testing.T) CrowdConfig {
 	if runtime.GOOS != "linux" {
 		t.Skip("the loaders need Linux")
 	}
-	cfg := CrowdConfig{Binary: binary, Progress: testLog{t}}
+	cfg := CrowdConfig{Setup: Setup{Binary: binary, Progress: testLog{t}}}
 	var err error
 	if cfg.Peer, err = BuildPeer(testContext(t), t.TempDir(), testLog{t}); err != nil {
 		t.Logf("without the peer: %v", err)
@@ -28,28 +29,40 @@ func crowdConfig(t *testing.T) CrowdConfig {
 func TestConnections(t *testing.T) {
 	t.Parallel()
 	cfg := crowdConfig(t)
-	r, err := Connections(testContext(t), ConnectionsConfig{CrowdConfig: cfg, Connections: []int{101}, Replicas: 2, Rounds: 2, Idle: 100 * time.Millisecond})
+	r, err := Connections(testContext(t), ConnectionsConfig{CrowdConfig: cfg, Connections: []int{101}, Replicas: 2, Rounds: 2, Rate: 300, Idle: 100 * time.Millisecond, Settle: 100 * time.Millisecond})
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, m := range r.Runs[0].Results {
-		if m.Base == 0 || m.Bytes == 0 || m.Handshakes == 0 || m.CPU == 0 {
-			t.Errorf("%+v", m)
+	for _, row := range r.table(connectionsHeld).Rows {
+		for _, name := range []string{"memory without", memoryEach, handshakes, "CPU of one"} {
+			if f := row.figure(name); f == nil || f.Value == 0 {
+				t.Errorf("%s of %+v", name, row)
+			}
 		}
 	}
-	checkPrints(t, r, "forgewire", "2 × 101")
+	for _, row := range r.table(connectionsOpen).Rows {
+		if row.Tally.Success() != 1 || row.times(handshake).Count != int64(row.Tally.Asked) {
+			t.Errorf("%+v", row)
+		}
+	}
+	checkPrints(t, r, "forgewire, 2 × 101")
 }
 
 func TestBroadcast(t *testing.T) {
 	t.Parallel()
 	cfg := crowdConfig(t)
-	r, err := Broadcast(testContext(t), BroadcastConfig{CrowdConfig: cfg, Clients: 50, Size: 128, Messages: 3, Backlog: 250, Rounds: 2})
+	r, err := Broadcast(testContext(t), BroadcastConfig{CrowdConfig: cfg, Clients: 50, Size: 128, Messages: 3, Backlog: 250, Rounds: 2, Rate: 20, Duration: time.Second})
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, m := range r.Results {
-		if m.Single.Rate == 0 || m.Burst.Rate == 0 {
-			t.Errorf("%+v", m)
+	for _, row := range r.table(broadcastTable).Rows {
+		if row.figure(singly).Value == 0 || row.figure(backlogged).Value == 0 {
+			t.Errorf("%+v", row)
+		}
+	}
+	for _, row := range r.table(broadcastOpen).Rows {
+		if d := row.times(delivery); d.Count != 20*50 || d.Max > 60_000 {
+			t.Errorf("%+v", d)
 		}
 	}
 	checkPrints(t, r, "forgewire", "backlogged")
@@ -62,22 +75,32 @@ func TestResume(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	for _, row := range r.table(resumeTable).Rows {
+		if row.Tally.Succeeded != 40 || row.times(comeBack).Count != 40 {
+			t.Errorf("%+v", row)
+		}
+	}
 	checkPrints(t, r, "forgewire", "recovered")
 }
 
 func TestPresence(t *testing.T) {
 	t.Parallel()
 	cfg := crowdConfig(t)
-	r, err := Presence(testContext(t), PresenceConfig{CrowdConfig: cfg, Clients: 60, Listed: 40, Replicas: 2, Callers: 2, Duration: 200 * time.Millisecond})
+	r, err := Presence(testContext(t), PresenceConfig{CrowdConfig: cfg, Clients: 60, Listed: 40, Replicas: 2, Callers: 2, Rate: 100, Duration: 200 * time.Millisecond})
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, m := range r.Results {
-		if m.Stats == 0 || m.Lists == 0 {
-			t.Errorf("%+v", m)
+	for _, row := range r.table(presenceTable).Rows {
+		if row.figure(statsAsked).Value == 0 || row.figure("lists").Value == 0 {
+			t.Errorf("%+v", row)
 		}
 	}
-	checkPrints(t, r, "forgewire", "stats/s")
+	for _, row := range r.table(presenceOpen).Rows {
+		if row.Tally.Asked != 20 || row.Tally.Success() != 1 {
+			t.Errorf("%+v", row.Tally)
+		}
+	}
+	checkPrints(t, r, "forgewire", "stats, /s")
 }
 
 // A loader says what went wrong: a server that is not there, one that does not speak the protocol, and messages
@@ -97,11 +120,11 @@ func TestLoaderReports(t *testing.T) {
 		if c.says != "" {
 			address = answering(t, c.says)
 		}
-		crowd, err := startCrowd(testContext(t), binary, "room", []string{address}, 3)
+		crowd, err := startCrowd(testContext(t), binary, "room", contenderAt(address), 3)
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, err = crowd.open(testContext(t), nil)
+		_, err = crowd.open(testContext(t), 0, nil, 0)
 		if err == nil || !strings.Contains(err.Error(), c.word) {
 			t.Errorf("%s: %v", c.name, err)
 		}
@@ -119,11 +142,11 @@ func TestCrowdGivesUp(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(testContext(t), 300*time.Millisecond)
 	defer cancel()
-	crowd, err := startCrowd(ctx, binary, "room", []string{answering(t, "HTTP/1.1 101")}, 3)
+	crowd, err := startCrowd(ctx, binary, "room", contenderAt(answering(t, "HTTP/1.1 101")), 3)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err = crowd.open(ctx, nil); !errors.Is(err, context.DeadlineExceeded) {
+	if _, err = crowd.open(ctx, 0, nil, 0); !errors.Is(err, context.DeadlineExceeded) {
 		t.Error(err)
 	}
 	if err = crowd.stop(); err != nil {
@@ -142,6 +165,38 @@ func TestBuildPeerElsewhere(t *testing.T) {
 	}
 	if program, err := BuildPeer(testContext(t), t.TempDir(), testLog{t}); err != nil || program != "" {
 		t.Errorf("%q, %v", program, err)
+	}
+}
+
+func contenderAt(address string) *contender {
+	return &contender{urls: []*url.URL{{Scheme: "http", Host: address}}}
+}
+
+// Where clients come at a rate, those that do not come through are counted by kind.
+func TestCrowdCountsFailures(t *testing.T) {
+	t.Parallel()
+	if runtime.GOOS != "linux" {
+		t.Skip("the loaders need Linux")
+	}
+	for says, kind := range map[string]string{
+		"": "connection refused", "HTTP/1.1 503 Service Unavailable\r\n\r\n": "status 503", "HTTP/1.1 101 Switching Protocols\r\n\r\n\x88\x02\x03\xf5": "connection closed",
+		"HTTP/1.1 101 Switching Protocols\r\n\r\n\x81\x28{\"id\":1,\"error\":{\"code\":101,\"message\":\"\"}}": "code 101",
+	} {
+		address := "127.0.0.1:9" // nobody listens
+		if says != "" {
+			address = answering(t, says)
+		}
+		crowd, err := startCrowd(testContext(t), binary, "room", contenderAt(address), 6)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all, err := crowd.open(testContext(t), 100, nil, 0)
+		if err != nil || all.tally.Asked != 6 || all.tally.Errors[kind] != 6 {
+			t.Errorf("%s: %+v, %v", kind, all.tally, err)
+		}
+		if err = crowd.stop(); err != nil {
+			t.Error(err)
+		}
 	}
 }
 

@@ -112,6 +112,7 @@ func (s *sample) collectFloor(l load, publishers []*publisher, listeners []*floo
 	total := 0
 	for i, p := range publishers {
 		s.acked += p.acked
+		s.tally.add(&p.tally)
 		total += len(p.offsets)
 		if i < histograms {
 			s.publish.merge(p.publish)

@@ -4,8 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"runtime"
+	"slices"
 	"time"
 )
 
@@ -17,9 +16,7 @@ type HTTPConfig struct {
 	Requests int           // of each of them
 	Rows     int           // of one export
 
-	Binary   string    // forgewire, for the replica and the floor
-	Environ  []string  // of which both get the variables of the Go runtime
-	Progress io.Writer // gets a line for each step
+	Setup
 }
 
 func (c *HTTPConfig) check() error {
@@ -29,112 +26,133 @@ func (c *HTTPConfig) check() error {
 	return nil
 }
 
-// HTTPReport is what HTTP found.
-type HTTPReport struct {
-	CPUs   int         `json:"cpus"`
-	Valkey bool        `json:"valkey"`
-	Rows   int         `json:"rows_of_an_export"`
-	Suite  []SuiteRun  `json:"suite"`
-	Cases  []*HTTPCase `json:"cases"`
-}
+// Names of what HTTP reports.
+const (
+	httpSaturated = "at saturation"
+	httpBeside    = "beside a bare handler"
+	httpRamp      = "at rising rates"
+	httpSketch    = "beside the guide's sketch"
+	httpSuiteName = "the guide's suite"
+	bareHandler   = "bare"
+	answered      = "answered"
+	offered       = "offered"
+)
 
-// HTTPCase is one kind of request, asked of a replica and of its floor.
-type HTTPCase struct {
-	Name   string  `json:"name"`
-	Floor  string  `json:"floor"`                    // what the floor does
-	Target float64 `json:"target,omitempty"`         // of Ratio; 0 for none
-	Sketch float64 `json:"sketch_per_s,omitempty"`   // what the user guide's sketch did on another machine, with 2 workers; 0: not measured
-	Least  float64 `json:"least_times_the_sketch"`   // that we want to be; 0 for none
-	Times  float64 `json:"times_the_sketch"`         // that we were here
-	Ratio  float64 `json:"rate_beside_floor"`        // at saturation: the median of the rounds
-	CPU    float64 `json:"cpu_of_floor_beside_ours"` // 1 over how often the floor's CPU time a request took here: what a busy machine changes least
-
-	OursArm  HTTPArm `json:"forgewire"`
-	FloorArm HTTPArm `json:"bare"`
-}
-
-// HTTPArm is what one side of a case did.
-type HTTPArm struct {
-	Ramp []HTTPStep         `json:"ramp"`
-	Rate float64            `json:"saturated_per_s"`       // the median of the rounds
-	CPU  map[string]float64 `json:"cpu_us_each,omitempty"` // at saturation, by whose they are
+// httpArm is what one side of a case did.
+type httpArm struct {
+	name  string
+	side  httpSide
+	peak  float64            // the highest rate that the ramp reached
+	rates []float64          // at saturation, by round
+	cpu   map[string]float64 // there, µs for one, by whose they are
 }
 
 // HTTP measures what a replica serves over HTTP, open loop, beside a bare handler that does the least that gives the
 // same answer.
-func HTTP(ctx context.Context, cfg HTTPConfig) (report *HTTPReport, err error) {
+func HTTP(ctx context.Context, cfg HTTPConfig) (out *Result, err error) {
 	if err = cfg.check(); err != nil {
 		return nil, err
 	}
-	fmt.Fprintln(cfg.Progress, "starting a private PostgreSQL, Valkey, a replica and the floor")
 	sys, err := startHTTP(ctx, cfg)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, sys.stop(ctx)) }()
-	report = &HTTPReport{CPUs: runtime.NumCPU(), Valkey: sys.valkey, Rows: cfg.Rows}
-	if report.Suite, err = measureSuite(ctx, cfg, sys); err != nil {
-		return nil, fmt.Errorf("the guide's suite: %w", err)
+	out = &Result{Bench: "http", What: "one replica, and a bare net/http and pgx handler as a process of its own, at rates that rise until the server takes no more",
+		Notes: []string{fmt.Sprintf("One export has %s rows. CPU is of all servers for one request, PostgreSQL's included.", thousands(int64(cfg.Rows)))}}
+	if sys.floor == nil {
+		out.What, out.Notes = "a deployment, at rates that rise until it takes no more", nil
 	}
+	suite, err := measureSuite(ctx, cfg, sys)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", httpSuiteName, err)
+	}
+	saturation, ratios := &Table{Name: httpSaturated, What: "open loop, the sides taking turns"}, &Table{Name: httpBeside}
+	ratios.Charts = []Chart{{Title: "rate beside a bare handler", Kind: bars, Y: "rate"}}
+	sketch := &Table{Name: httpSketch, What: "with 2 workers, which was measured on another machine: only the order of magnitude says anything"}
+	out.Tables = append(out.Tables, suite, saturation, ratios, sketch)
 	for _, kind := range sys.kinds() {
-		c, err := measureKind(ctx, cfg, sys, kind)
+		ramps, err := measureKind(ctx, cfg, sys, kind, saturation, ratios, sketch)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", kind.name, err)
 		}
-		report.Cases = append(report.Cases, c)
+		out.Tables = append(out.Tables, ramps)
 	}
-	return report, nil
-}
-
-// measureKind raises the rate until each side is saturated, and then lets them take turns there.
-func measureKind(ctx context.Context, cfg HTTPConfig, sys *httpSystem, kind httpKind) (*HTTPCase, error) {
-	out := &HTTPCase{Name: kind.name, Floor: kind.does, Target: kind.target, Sketch: kind.sketch, Least: kind.least}
-	arms := []struct {
-		name string
-		side httpSide
-		arm  *HTTPArm
-	}{{"forgewire", kind.ours, &out.OursArm}, {"bare", kind.floor, &out.FloorArm}}
-	peaks, rates := make([]float64, len(arms)), make([][]float64, len(arms))
-	for i, a := range arms {
-		fmt.Fprintf(cfg.Progress, "%s, %s: at rising rates\n", kind.name, a.name)
-		var err error
-		if a.arm.Ramp, peaks[i], err = ramp(ctx, a.side, kind.start, cfg.Duration); err != nil {
-			return nil, fmt.Errorf("%s: %w", a.name, err)
-		}
-	}
-	var ratios []float64
-	for round := range cfg.Rounds {
-		fmt.Fprintf(cfg.Progress, "%s: both at saturation, round %d of %d\n", kind.name, round+1, cfg.Rounds)
-		for i, a := range arms {
-			step, cpu, err := sys.saturate(ctx, a.side, peaks[i], cfg.Duration)
-			if err != nil {
-				return nil, fmt.Errorf("%s: %w", a.name, err)
-			}
-			rates[i] = append(rates[i], step.Achieved)
-			a.arm.addCPU(cpu, cfg.Rounds)
-		}
-		ratios = append(ratios, ratio(rates[0][round], rates[1][round]))
-	}
-	for i, a := range arms {
-		a.arm.Rate = median(rates[i])
-	}
-	out.Ratio, out.CPU = median(ratios), ratio(out.FloorArm.serverCPU(), out.OursArm.serverCPU())
-	out.Times = ratio(out.OursArm.Rate, out.Sketch)
+	out.Tables = slices.DeleteFunc(out.Tables, func(t *Table) bool { return len(t.Rows) == 0 })
 	return out, nil
 }
 
-func (a *HTTPArm) addCPU(each map[string]float64, rounds int) {
-	if a.CPU == nil {
-		a.CPU = map[string]float64{}
+// measureKind raises the rate until each side is saturated, and then lets them take turns there.
+func measureKind(ctx context.Context, cfg HTTPConfig, sys *httpSystem, kind httpKind, saturation, ratios, sketch *Table) (*Table, error) {
+	arms := []*httpArm{{name: forgewire, side: kind.ours}}
+	ramps := &Table{Name: kind.name + ", " + httpRamp, What: "open loop"}
+	if sys.floor != nil {
+		arms = append(arms, &httpArm{name: bareHandler, side: kind.floor})
+		ramps.What += "; bare: " + kind.does
+	}
+	ramps.Charts = []Chart{{Title: kind.name + ": p50 at rising rates", Kind: lines, X: offered, Y: answer + " p50", Log: true}, {Title: kind.name + ": p99 at rising rates", Kind: lines, X: offered, Y: answer + " p99", Log: true}}
+	for _, a := range arms {
+		fmt.Fprintf(cfg.Progress, "%s, %s: at rising rates\n", kind.name, a.name)
+		steps, err := ramp(ctx, a.side, kind.start, cfg.Duration)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", a.name, err)
+		}
+		for i, s := range steps {
+			a.peak = max(a.peak, s.achieved)
+			ramps.Rows = append(ramps.Rows, s.row(fmt.Sprintf("%s, step %d", a.name, i+1), a.name))
+		}
+	}
+	var each []float64
+	for round := range cfg.Rounds {
+		fmt.Fprintf(cfg.Progress, "%s: at saturation, round %d of %d\n", kind.name, round+1, cfg.Rounds)
+		for _, a := range arms {
+			step, cpu, err := sys.saturate(ctx, a.side, a.peak, cfg.Duration)
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", a.name, err)
+			}
+			a.rates = append(a.rates, step.achieved)
+			a.addCPU(cpu, cfg.Rounds)
+		}
+		if len(arms) > 1 {
+			each = append(each, ratio(arms[0].rates[round], arms[1].rates[round]))
+		}
+	}
+	for _, a := range arms {
+		row := &Row{Name: kind.name + ", " + a.name, Figures: []Figure{more(answered, "/s", median(a.rates))}}
+		if len(a.cpu) > 0 {
+			row.Figures = append(row.Figures, less("CPU", "µs", a.serverCPU()))
+		}
+		if a.name == bareHandler {
+			row.What = kind.does
+		}
+		saturation.Rows = append(saturation.Rows, row)
+	}
+	if len(arms) > 1 {
+		row := &Row{Name: kind.name, What: kind.does, Figures: []Figure{more("rate", "×", median(each)), more("1 / CPU", "×", ratio(arms[1].serverCPU(), arms[0].serverCPU()))}}
+		if kind.target > 0 {
+			row.Figures = append(row.Figures, plain("rate wanted", "×", kind.target))
+		}
+		ratios.Rows = append(ratios.Rows, row)
+		if kind.sketch > 0 {
+			sketch.Rows = append(sketch.Rows, &Row{Name: kind.name, Figures: []Figure{plain("forgewire", "/s", median(arms[0].rates)), plain("sketch", "/s", kind.sketch),
+				plain("times", "×", ratio(median(arms[0].rates), kind.sketch)), plain("wanted", "×", kind.least)}})
+		}
+	}
+	return ramps, nil
+}
+
+func (a *httpArm) addCPU(each map[string]float64, rounds int) {
+	if a.cpu == nil {
+		a.cpu = map[string]float64{}
 	}
 	for who, us := range each {
-		a.CPU[who] += us / float64(rounds)
+		a.cpu[who] += us / float64(rounds)
 	}
 }
 
 // serverCPU is what all but the generator took for one request.
-func (a *HTTPArm) serverCPU() (sum float64) {
-	for who, us := range a.CPU {
+func (a *httpArm) serverCPU() (sum float64) {
+	for who, us := range a.cpu {
 		if who != "generator" {
 			sum += us
 		}

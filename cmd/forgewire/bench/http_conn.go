@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http/httputil"
+	"net/url"
 	"strconv"
 )
 
@@ -20,10 +21,10 @@ type rawConn struct {
 	stop func() bool
 }
 
-func dialRaw(ctx context.Context, host string) (*rawConn, error) {
-	conn, err := new(net.Dialer).DialContext(ctx, "tcp", host)
+func dialRaw(ctx context.Context, base *url.URL) (*rawConn, error) {
+	conn, err := dial(ctx, base)
 	if err != nil {
-		return nil, fmt.Errorf("connect to %s: %w", host, err)
+		return nil, err
 	}
 	return &rawConn{conn: conn, in: bufio.NewReaderSize(conn, 16<<10),
 		stop: context.AfterFunc(ctx, func() { _ = conn.Close() })}, nil // ends what waits on it

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -20,10 +21,11 @@ import (
 // httpTenant is whose everything is.
 const httpTenant = "bench"
 
-// httpSystem is a replica and the floor beside it, on one database.
+// httpSystem is a replica and the floor beside it, on one database; or a deployment, of which there is only the address.
 type httpSystem struct {
 	*stack
 	floor *replica
+	base  *url.URL
 	key   string // of the tenant
 	id    string // of the prompt that is read
 	sent  atomic.Int64
@@ -31,10 +33,15 @@ type httpSystem struct {
 
 func startHTTP(ctx context.Context, cfg HTTPConfig) (s *httpSystem, err error) {
 	s = &httpSystem{}
-	s.stack, err = startStack(ctx, stackConfig{Binary: cfg.Binary, Replicas: 1, Progress: cfg.Progress, Valkey: true, Environ: cfg.Environ})
+	if cfg.Target.Given() {
+		return s, s.deployed(ctx, cfg.Target)
+	}
+	fmt.Fprintln(cfg.Progress, "starting a private PostgreSQL, Valkey, a replica and the floor")
+	s.stack, err = cfg.start(ctx, stackConfig{Replicas: 1, Valkey: true})
 	if err != nil {
 		return nil, err
 	}
+	s.base = s.replicas[0].url
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.stop(ctx))
@@ -52,7 +59,22 @@ func startHTTP(ctx context.Context, cfg HTTPConfig) (s *httpSystem, err error) {
 	return s, err
 }
 
+// deployed is one that runs elsewhere, in which a prompt is made.
+func (s *httpSystem) deployed(ctx context.Context, t Target) error {
+	urls, err := t.parse()
+	if err != nil {
+		return err
+	}
+	s.base, s.key = urls[0], t.Key
+	s.sent.Store(time.Now().UnixNano()) // names are of one run alone
+	_, err = s.makePrompt(ctx)
+	return err
+}
+
 func (s *httpSystem) stop(ctx context.Context) error {
+	if s.stack == nil {
+		return nil
+	}
 	var err error
 	if s.floor != nil {
 		err = s.floor.stop()
@@ -96,13 +118,13 @@ func (s *httpSystem) fill(ctx context.Context, rows int) error {
 
 // makePrompt makes the prompt that is read, and returns what a read answers.
 func (s *httpSystem) makePrompt(ctx context.Context) ([]byte, error) {
-	c, err := dialRaw(ctx, s.replicas[0].url.Host)
+	c, err := dialRaw(ctx, s.base)
 	if err != nil {
 		return nil, err
 	}
 	defer c.close()
 	var body bytes.Buffer
-	status, _, err := c.do(s.write(nil, 0), &body)
+	status, _, err := c.do(s.write(nil, int(s.sent.Load())), &body)
 	var made struct{ ID string }
 	if err == nil && status == http.StatusCreated {
 		err = json.Unmarshal(body.Bytes(), &made)
@@ -125,7 +147,7 @@ var errUnexpected = errors.New("the answer is not what it should be")
 // processes are those that work for one side.
 func (s *httpSystem) processes(process string) watched {
 	w := s.system().watched
-	if process == "bare" {
+	if process == bareHandler {
 		pid := s.floor.pid
 		delete(w, "replicas")
 		delete(w, "valkey")
@@ -135,17 +157,20 @@ func (s *httpSystem) processes(process string) watched {
 }
 
 func (s *httpSystem) get(buf []byte, path, header string) []byte {
-	return fmt.Appendf(buf, "GET %s HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer %s\r\n%s\r\n", path, s.key, header)
+	return fmt.Appendf(buf, "GET %s%s HTTP/1.1\r\nHost: %s\r\nAuthorization: Bearer %s\r\n%s\r\n", s.base.Path, path, s.base.Host, s.key, header)
 }
 
-// template is what prompts of the benchmark say.
-const template = "You are the assistant of {{shop}}. Answer {{name}} in one paragraph, and only about its goods: {{question}}"
+// promptTemplate is what prompts of the benchmark say.
+const promptTemplate = "You are the assistant of {{shop}}. Answer {{name}} in one paragraph, and only about its goods: {{question}}"
 
 func (s *httpSystem) write(buf []byte, n int) []byte {
-	body := fmt.Sprintf(`{"name":"bench %d","template":%q}`, n, template)
-	return fmt.Appendf(buf, "POST /v1/prompts HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s",
-		s.key, len(body), body)
+	body := fmt.Sprintf(`{"name":"bench %d","template":%q}`, n, promptTemplate)
+	return fmt.Appendf(buf, "POST %s/v1/prompts HTTP/1.1\r\nHost: %s\r\nAuthorization: Bearer %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s",
+		s.base.Path, s.base.Host, s.key, len(body), body)
 }
+
+// writes is the case that writes.
+const writes = "write"
 
 // httpKind is a case, as it is asked.
 type httpKind struct {
@@ -158,27 +183,34 @@ type httpKind struct {
 // kinds are the cases. The sketch's figures are the user guide's.
 func (s *httpSystem) kinds() []httpKind {
 	ours := func(status int, request func([]byte, int) []byte) httpSide {
-		return httpSide{host: s.replicas[0].url.Host, process: "forgewire", want: status, request: request, sent: &s.sent}
+		return httpSide{base: s.base, process: "forgewire", want: status, request: request, sent: &s.sent}
 	}
 	bare := func(status int, request func([]byte, int) []byte) httpSide {
-		return httpSide{host: s.floor.url.Host, process: "bare", want: status, request: request, sent: &s.sent}
+		if s.floor == nil {
+			return httpSide{}
+		}
+		return httpSide{base: s.floor.url, process: bareHandler, want: status, request: request, sent: &s.sent}
 	}
 	get := func(path, header string) func([]byte, int) []byte {
 		return func(buf []byte, _ int) []byte { return s.get(buf, path, header) }
 	}
 	one := "/v1/prompts/" + s.id
-	return []httpKind{
+	kinds := []httpKind{
 		{name: "cached read", does: "constant bytes, as many", start: 2000, target: 0.6, sketch: 11_843, least: 3,
 			ours: ours(http.StatusOK, get(one, "")), floor: bare(http.StatusOK, get("/constant", ""))},
 		{name: "uncached read", does: "the same SELECT, no tenant", start: 250, target: 0.8, sketch: 2_360, least: 4,
 			ours: ours(http.StatusOK, get(one, "Cache-Control: no-cache\r\n")), floor: bare(http.StatusOK, get("/select/"+s.id, ""))},
 		{name: "uncached read beside the same protection", does: "the same SELECT for a tenant, under row-level security", start: 250,
 			ours: ours(http.StatusOK, get(one, "Cache-Control: no-cache\r\n")), floor: bare(http.StatusOK, get("/protected/"+s.id, ""))},
-		{name: "write", does: "one INSERT of one row", start: 100, sketch: 1_423, least: 4,
+		{name: writes, does: "one INSERT of one row", start: 100, sketch: 1_423, least: 4,
 			ours: ours(http.StatusCreated, s.write), floor: bare(http.StatusCreated, func(buf []byte, n int) []byte {
 				return bytes.Replace(s.write(buf, n), []byte("/v1/prompts"), []byte("/insert"), 1)
 			})},
 		{name: "export", does: "one SELECT of all, each row encoded as it comes", start: 2,
 			ours: ours(http.StatusOK, get("/v1/runs/export", "")), floor: bare(http.StatusOK, get("/export", ""))},
 	}
+	if s.floor == nil { // what only its floor tells apart, and an export of who knows how much
+		kinds = []httpKind{kinds[0], kinds[1], kinds[3]}
+	}
+	return kinds
 }

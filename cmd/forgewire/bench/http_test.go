@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"testing"
 	"time"
 )
@@ -12,32 +13,31 @@ import (
 func TestHTTP(t *testing.T) {
 	t.Parallel()
 	r, err := HTTP(testContext(t), HTTPConfig{
-		Duration: 100 * time.Millisecond, Rounds: 1, Users: 10, Requests: 10, Rows: 1500, Binary: binary, Progress: testLog{t},
+		Duration: 100 * time.Millisecond, Rounds: 1, Users: 10, Requests: 10, Rows: 1500, Setup: Setup{Binary: binary, Progress: testLog{t}},
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(r.Suite) != 2 || len(r.Cases) != 5 {
-		t.Fatalf("%+v", r)
+	checkRows(t, r, httpSuiteName, "as written", "open loop")
+	if n := len(r.table(httpBeside).Rows); n != 5 {
+		t.Errorf("%d cases", n)
 	}
-	for _, s := range r.Suite {
-		if s.Succeeded != 100 || s.Time.Max == 0 || len(s.Asserts) != 3 {
-			t.Errorf("%+v", s)
+	for _, c := range r.table(httpBeside).Rows {
+		ramps := r.table(c.Name + ", " + httpRamp)
+		for _, arm := range []string{forgewire, bareHandler} {
+			if ramps.row(arm+", step 1") == nil { // not the rate: on a busy machine no answer may fit into so short a time
+				t.Errorf("%s, %s: no ramp", c.Name, arm)
+			}
 		}
-	}
-	for _, c := range r.Cases {
-		for _, arm := range []HTTPArm{c.OursArm, c.FloorArm} {
-			for _, s := range arm.Ramp {
-				if s.Failed > 0 {
-					t.Errorf("%s: %+v", c.Name, s)
+		for _, row := range ramps.Rows {
+			for kind, n := range row.Tally.Errors {
+				if kind != neverSent {
+					t.Errorf("%s, %s: %d %s", c.Name, row.Name, n, kind)
 				}
 			}
-			if len(arm.Ramp) == 0 { // not the rate: on a busy machine no answer may fit into so short a time
-				t.Errorf("%s: %+v", c.Name, arm)
-			}
 		}
 	}
-	checkPrints(t, r, "average under 100 ms", "cached read", "export", "the sketch 11843/s")
+	checkPrints(t, r, "assertions met", "cached read", "export", "11,843")
 }
 
 // A server that stands still must not look fast: whoever waits counts, sent or not.
@@ -49,14 +49,26 @@ func TestOpenStepCountsWaiting(t *testing.T) {
 	const duration = 200 * time.Millisecond
 	defer time.AfterFunc(2*duration, func() { close(release) }).Stop()
 	sys := &httpSystem{}
-	step, err := openStep(testContext(t), httpSide{host: s.Listener.Addr().String(), want: http.StatusOK, sent: &sys.sent,
+	step, err := openStep(testContext(t), httpSide{base: urlOf(t, s.URL), want: http.StatusOK, sent: &sys.sent,
 		request: func(buf []byte, _ int) []byte { return append(buf, "GET / HTTP/1.1\r\nHost: x\r\n\r\n"...) }}, 1000, duration)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if step.Achieved != 0 || step.Offered != 1000 || step.Time.Max < 300 || step.Time.P50 < 50 {
-		t.Errorf("%+v", step)
+	if d := step.times.times(""); step.achieved != 0 || step.offered != 1000 || d.Max < 300 || d.P50 < 50 || d.Count != 200 {
+		t.Errorf("%+v, %+v", step, d)
 	}
+	if step.tally.Asked != 200 || step.tally.Errors[neverSent] == 0 {
+		t.Errorf("%+v", step.tally)
+	}
+}
+
+func urlOf(t *testing.T, text string) *url.URL {
+	t.Helper()
+	u, err := url.Parse(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return u
 }
 
 func TestRawConn(t *testing.T) {
@@ -91,7 +103,7 @@ func TestRawConn(t *testing.T) {
 				_, _ = conn.Write([]byte(c.answer)) // what does not arrive fails the test
 			}
 		}()
-		raw, err := dialRaw(testContext(t), ln.Addr().String())
+		raw, err := dialRaw(testContext(t), urlOf(t, "http://"+ln.Addr().String()))
 		if err != nil {
 			t.Fatal(err)
 		}

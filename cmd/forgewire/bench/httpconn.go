@@ -3,11 +3,12 @@ package bench
 import (
 	"bytes"
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"net/url"
+	"regexp"
 	"strconv"
 )
 
@@ -20,6 +21,12 @@ type httpConn struct {
 	data    []byte // the part of request that is stamped
 	in      []byte // read and not yet consumed is in[:n]
 	n       int
+	stop    func() bool
+}
+
+func (c *httpConn) close() {
+	c.stop()
+	_ = c.Conn.Close() // nothing is under way, or an error says so
 }
 
 // dialHTTP connects to base, and makes a request that publishes data of a size on channel.
@@ -31,27 +38,13 @@ func dialHTTP(ctx context.Context, base *url.URL, apiKey, channel string, size i
 		base.Path, base.Host, apiKey, len(body), body)
 	c.data = c.request[len(c.request)-len(data)-1 : len(c.request)-1]
 
-	port := base.Port()
-	if port == "" {
-		port = base.Scheme // a service's name does as well
-	}
-	address := net.JoinHostPort(base.Hostname(), port)
 	var err error
-	if base.Scheme == "https" {
-		c.Conn, err = new(tls.Dialer).DialContext(ctx, "tcp", address)
-	} else {
-		c.Conn, err = new(net.Dialer).DialContext(ctx, "tcp", address)
+	if c.Conn, err = dial(ctx, base); err != nil {
+		return nil, err
 	}
-	if err != nil {
-		return nil, fmt.Errorf("connect to %s: %w", base.Host, err)
-	}
+	c.stop = context.AfterFunc(ctx, func() { _ = c.Conn.Close() }) // ends what waits on it
 	return c, nil
 }
-
-// refused is an answer other than an offset: nobody knows whether the message was published.
-type refused struct{ text string }
-
-func (r refused) Error() string { return "not acknowledged: " + r.text }
 
 // publish sends the request and returns the offset of the reply. An error that is not refused ends the
 // connection.
@@ -81,14 +74,27 @@ func (c *httpConn) publish() (offset uint64, err error) {
 		c.n += n
 	}
 	c.n = 0 // we sent one request: nothing can follow
+	if len(header) < len(statusOK) {
+		return 0, errors.New("read a reply: it is not HTTP/1.1")
+	}
 	if bytes.HasPrefix(header, statusOK) {
 		if at, _, ok := findOffset(body); ok {
 			return at, nil
 		}
 	}
-	status, _, _ := bytes.Cut(header, []byte("\r\n"))
-	return 0, refused{fmt.Sprintf("%s %s", status, body)}
+	status, _ := strconv.Atoi(string(header[9:12])) // 0 is no status, which says as much
+	return 0, apiRefusal(status, body)
 }
+
+// apiRefusal tells apart by its code what the server API refuses with status 200.
+func apiRefusal(status int, body []byte) refused {
+	if m := errorCode.FindSubmatch(body); status == http.StatusOK && m != nil {
+		return refused{"code " + string(m[1]), string(body)}
+	}
+	return refusal(status, body)
+}
+
+var errorCode = regexp.MustCompile(`"code":\s*(\d+)`)
 
 var (
 	headerEnd = []byte("\r\n\r\n")

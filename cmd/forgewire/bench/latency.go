@@ -40,17 +40,14 @@ func (h *histogram) add(ns int64) {
 // merge adds what other has, once nobody records any more.
 func (h *histogram) merge(other *histogram) { h.h.Merge(other.h) }
 
-// Latency is a distribution, in milliseconds.
-type Latency struct {
-	P50 float64 `json:"p50_ms"`
-	P90 float64 `json:"p90_ms"`
-	P99 float64 `json:"p99_ms"`
-	Max float64 `json:"max_ms"`
-}
-
-func (h *histogram) latency() Latency {
+// times describes what was recorded, under a name.
+func (h *histogram) times(name string) Times {
+	if h.h.TotalCount() == 0 {
+		return Times{Name: name}
+	}
 	at := func(percentile float64) float64 { return float64(h.h.ValueAtPercentile(percentile)) / 1000 }
-	return Latency{P50: at(50), P90: at(90), P99: at(99), Max: float64(h.h.Max()) / 1000}
+	return Times{Name: name, Count: h.h.TotalCount(), Min: float64(h.h.Min()) / 1000, Mean: digits5(h.h.Mean() / 1000),
+		P50: at(50), P75: at(75), P90: at(90), P95: at(95), P99: at(99), P999: at(99.9), P9999: at(99.99), Max: float64(h.h.Max()) / 1000}
 }
 
 // median returns the middle of values, or the mean of the two in the middle; 0 for none.

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"runtime"
 	"time"
 )
 
@@ -22,9 +20,7 @@ type LLMConfig struct {
 	Seed     uint64        // of the mixes
 	Mixes    []Mix         // nil for all of ours
 
-	Binary   string    // forgewire, for the replicas
-	Environ  []string  // of which the replicas get the variables of the Go runtime
-	Progress io.Writer // gets a line for each step
+	Setup
 }
 
 func (c *LLMConfig) check() error {
@@ -37,29 +33,23 @@ func (c *LLMConfig) check() error {
 	return nil
 }
 
-// LLMReport is what LLM found.
-type LLMReport struct {
-	CPUs     int        `json:"cpus"`
-	Replicas int        `json:"replicas"`
-	Valkey   bool       `json:"valkey"` // false: each replica had only its own memory
-	Single   []LLMCase  `json:"one_at_a_time"`
-	Load     *LLMLoad   `json:"open_loop"`
-	Streams  *LLMStream `json:"streams"`
-	Mixes    []MixRun   `json:"mixes"`
-}
-
-// LLMCase is the time of one kind of request, asked one at a time.
-type LLMCase struct {
-	Name    string  `json:"name"`
-	What    string  `json:"what"`
-	Samples int     `json:"samples"`
-	Time    Latency `json:"time"`
-}
+// Names of what LLM reports.
+const (
+	llmSingle  = "one at a time"
+	llmAdded   = "added to the model"
+	llmLoad    = "open loop"
+	llmStreams = "streams"
+	llmCPU     = "CPU"
+	answer     = "answer"
+)
 
 // LLM measures the endpoint between a client and a fake model, beside the model itself.
-func LLM(ctx context.Context, cfg LLMConfig) (report *LLMReport, err error) {
+func LLM(ctx context.Context, cfg LLMConfig) (out *Result, err error) {
 	if err = cfg.check(); err != nil {
 		return nil, err
+	}
+	if cfg.Target.Given() {
+		return nil, errNeedsDevstack{"it compares with the model itself, which has to be a fake one: a real one would be paid for"}
 	}
 	if cfg.Mixes == nil {
 		cfg.Mixes = Mixes(cfg.Duration)
@@ -70,22 +60,27 @@ func LLM(ctx context.Context, cfg LLMConfig) (report *LLMReport, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, sys.stop(ctx)) }()
-	report = &LLMReport{CPUs: runtime.NumCPU(), Replicas: cfg.Replicas, Valkey: sys.valkey}
-	if report.Single, err = measureSingle(ctx, cfg, sys); err != nil {
-		return nil, fmt.Errorf("one at a time: %w", err)
+	where := "Valkey"
+	if !sys.valkey {
+		where = "no Valkey, for none is installed"
 	}
-	if report.Load, err = measureLoad(ctx, cfg, sys); err != nil {
-		return nil, fmt.Errorf("open loop: %w", err)
-	}
-	if report.Streams, err = measureStreams(ctx, cfg, sys); err != nil {
-		return nil, fmt.Errorf("streams: %w", err)
+	out = &Result{Bench: "llm", What: fmt.Sprintf("%d replicas with %s before a fake model", cfg.Replicas, where), Notes: []string{"Every answer was whole, and to what was asked."}}
+	for _, part := range []struct {
+		name    string
+		measure func(context.Context, LLMConfig, *llmSystem) ([]*Table, error)
+	}{{llmSingle, measureSingle}, {llmLoad, measureLoad}, {llmStreams, measureStreams}} {
+		tables, err := part.measure(ctx, cfg, sys)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", part.name, err)
+		}
+		out.Tables = append(out.Tables, tables...)
 	}
 	for _, m := range cfg.Mixes {
-		run, err := measureMix(ctx, cfg, sys, m)
+		table, err := measureMix(ctx, cfg, sys, m)
 		if err != nil {
 			return nil, fmt.Errorf("mix %s: %w", m.Name, err)
 		}
-		report.Mixes = append(report.Mixes, run)
+		out.Tables = append(out.Tables, table)
 	}
-	return report, nil
+	return out, nil
 }

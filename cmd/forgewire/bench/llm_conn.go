@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"strings"
 	"time"
 
@@ -17,8 +18,9 @@ import (
 
 // target is a server with OpenAI's endpoints.
 type target struct {
-	host string
+	base *url.URL
 	key  string // "" sends none
+	real bool   // its answers do not say what they were asked
 }
 
 // question is one chat request.
@@ -42,13 +44,13 @@ func (t target) request(q question) []byte {
 		more += fmt.Sprintf(`,"user":%q`, q.user)
 	}
 	body := fmt.Sprintf(`{"model":%q,"messages":[{"role":"system","content":%q},{"role":"user","content":%q}]%s}`, q.model, instructions, q.text, more)
-	return fmt.Appendf(nil, "POST /v1/chat/completions HTTP/1.1\r\nHost: %s\r\nAuthorization: Bearer %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s",
-		t.host, t.key, len(body), body)
+	return fmt.Appendf(nil, "POST %s/v1/chat/completions HTTP/1.1\r\nHost: %s\r\nAuthorization: Bearer %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s",
+		t.base.Path, t.base.Host, t.key, len(body), body)
 }
 
 // trivial asks for the least that a server does.
 func (t target) trivial() []byte {
-	return fmt.Appendf(nil, "GET /livez HTTP/1.1\r\nHost: %s\r\n\r\n", t.host)
+	return fmt.Appendf(nil, "GET %s/livez HTTP/1.1\r\nHost: %s\r\n\r\n", t.base.Path, t.base.Host)
 }
 
 // llmReply is what came of a request. Times count from when it was sent.
@@ -71,9 +73,9 @@ type llmConn struct {
 }
 
 func dialLLM(ctx context.Context, t target) (*llmConn, error) {
-	conn, err := new(net.Dialer).DialContext(ctx, "tcp", t.host)
+	conn, err := dial(ctx, t.base)
 	if err != nil {
-		return nil, fmt.Errorf("connect to %s: %w", t.host, err)
+		return nil, err
 	}
 	c := &llmConn{target: t, conn: conn, in: bufio.NewReaderSize(conn, 16<<10), lines: bufio.NewReaderSize(nil, 4<<10)}
 	c.stop = context.AfterFunc(ctx, func() { _ = conn.Close() }) // ends what waits on it
@@ -94,8 +96,8 @@ func (c *llmConn) ask(q question, each func(line []byte)) (llmReply, error) {
 	}
 	switch {
 	case r.status != http.StatusOK:
-		return r, fmt.Errorf("status %d: %.300s", r.status, c.buffer.Bytes())
-	case !bytes.Contains(c.buffer.Bytes(), []byte(fakellm.Mark(q.text))):
+		return r, refusal(r.status, c.buffer.Bytes())
+	case !c.target.real && !bytes.Contains(c.buffer.Bytes(), []byte(fakellm.Mark(q.text))):
 		return r, fmt.Errorf("%w: the answer to %q is another question's: %.300s", ErrWrongAnswer, q.text, c.buffer.Bytes())
 	case q.stream && !bytes.Contains(c.buffer.Bytes(), []byte("[DONE]")):
 		return r, fmt.Errorf("%w: the stream is cut: %.300s", ErrWrongAnswer, c.buffer.Bytes())

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -72,6 +73,15 @@ func Mixes(d time.Duration) []Mix {
 	}
 }
 
+// describe is the mix in a line for each of its parts.
+func (m Mix) describe(seed uint64, requests int) string {
+	parts := []string{fmt.Sprintf("seed %d, %s requests in %v", seed, thousands(int64(requests)), m.Duration)}
+	for _, p := range m.Parts {
+		parts = append(parts, fmt.Sprintf("%.0f %% %s", 100*p.Share, p))
+	}
+	return strings.Join(parts, "; ") + ". Why: " + m.Why
+}
+
 // requests makes the mix's requests, in the order of their times. The same seed makes the same ones.
 func (m Mix) requests(seed uint64) []due {
 	r := rand.New(rand.NewPCG(seed, uint64(len(m.Name))))
@@ -111,4 +121,24 @@ func (p MixPart) one(r *rand.Rand, text string, at time.Duration) due {
 		d.user = fmt.Sprintf("user-%d", r.IntN(p.Users))
 	}
 	return d
+}
+
+// String describes the part in a line.
+func (p MixPart) String() string {
+	s := fmt.Sprintf("%s (model %s", p.What, p.Model)
+	switch {
+	case p.Skew > 1:
+		s += fmt.Sprintf(", %d prompts by Zipf's law with %.3g", p.Prompts, p.Skew)
+	case p.Prompts > 0:
+		s += fmt.Sprintf(", %d prompts", p.Prompts)
+	case p.Burst == 0:
+		s += ", each unique"
+	}
+	if p.Streamed > 0 {
+		s += fmt.Sprintf(", %.0f %% streamed", 100*p.Streamed)
+	}
+	if p.Users > 0 {
+		s += ", a third name their user"
+	}
+	return s + ")"
 }

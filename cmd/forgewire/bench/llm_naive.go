@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"strings"
 	"sync"
 	"time"
@@ -34,7 +35,7 @@ func startNaive(ctx context.Context, upstream string) (*naiveCache, error) {
 		return nil, fmt.Errorf("start the naive cache: %w", err)
 	}
 	n := &naiveCache{
-		target:   target{host: l.Addr().String()},
+		target:   target{base: &url.URL{Scheme: "http", Host: l.Addr().String()}},
 		upstream: strings.TrimSuffix(upstream, "/v1"),
 		client:   &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: mixWorkers}},
 		served:   make(chan struct{}),

@@ -8,15 +8,15 @@ import (
 
 // singleCase is a kind of request that is asked one at a time.
 type singleCase struct {
-	LLMCase
-	times *histogram
-	ask   func(i int) (llmReply, error)
-	want  string // what the cache has to say; "" for no matter
-	ready func(n int) error
+	name, what string
+	times      *histogram
+	ask        func(i int) (llmReply, error)
+	want       string // what the cache has to say; "" for no matter
+	ready      func(n int) error
 }
 
 // measureSingle lets the cases take turns, each on one connection.
-func measureSingle(ctx context.Context, cfg LLMConfig, sys *llmSystem) ([]LLMCase, error) {
+func measureSingle(ctx context.Context, cfg LLMConfig, sys *llmSystem) ([]*Table, error) {
 	conns := make([]*llmConn, 0, 3)
 	defer func() {
 		for _, c := range conns {
@@ -36,23 +36,26 @@ func measureSingle(ctx context.Context, cfg LLMConfig, sys *llmSystem) ([]LLMCas
 		fmt.Fprintf(cfg.Progress, "one at a time, round %d of %d\n", round+1, cfg.Rounds)
 		for _, c := range cases {
 			if err := c.run(n); err != nil {
-				return nil, fmt.Errorf("%s: %w", c.Name, err)
+				return nil, fmt.Errorf("%s: %w", c.name, err)
 			}
 		}
 	}
-	var out []LLMCase
+	t := &Table{Name: llmSingle, What: "from sending a request until the whole answer is there", Charts: []Chart{{Title: "one request at a time", Kind: bars, Y: answer + " p50"}}}
 	for _, c := range cases {
-		c.Time = c.times.latency()
-		out = append(out, c.LLMCase)
+		t.Rows = append(t.Rows, &Row{Name: c.name, What: c.what, Times: []Times{c.times.times(answer)}})
 	}
 	if cfg.Starts > 0 {
 		cold, err := measureStarts(ctx, cfg, sys)
 		if err != nil {
 			return nil, err
 		}
-		out = append(out, cold)
+		t.Rows = append(t.Rows, cold)
 	}
-	return out, nil
+	trivial, upstream, miss, hit := t.row("trivial").Times[0], t.row("upstream").Times[0], t.row("miss").Times[0], t.row("hit, local").Times[0]
+	return []*Table{t, {Name: llmAdded, Rows: []*Row{
+		{Name: "a miss, beside the model", Figures: []Figure{less("p50", "ms", miss.P50-upstream.P50), less("p99", "ms", miss.P99-upstream.P99)}},
+		{Name: "a local hit, beside the smallest route", Figures: []Figure{less("p50", "ms", hit.P50-trivial.P50), less("p99", "ms", hit.P99-trivial.P99)}},
+	}}}, nil
 }
 
 // run takes n samples, after as many that do not count, up to a few.
@@ -73,7 +76,6 @@ func (c *singleCase) run(n int) error {
 		}
 		if i >= warmup {
 			c.times.record(int64(r.done))
-			c.Samples++
 		}
 	}
 	return nil
@@ -84,21 +86,21 @@ func (s *llmSystem) singleCases(direct, ours, other *llmConn) []*singleCase {
 	var stored []question // by the other replica
 	trivial := ours.target.trivial()
 	cases := []*singleCase{
-		{LLMCase: LLMCase{Name: "trivial", What: "the smallest route of a replica: network and HTTP"},
+		{name: "trivial", what: "the smallest route of a replica: network and HTTP",
 			ask: func(int) (llmReply, error) { return ours.do(trivial, nil) }},
-		{LLMCase: LLMCase{Name: "upstream", What: "the fake model itself, which answers at once"},
+		{name: "upstream", what: "the fake model itself, which answers at once",
 			ask: func(int) (llmReply, error) { return direct.ask(s.unique("instant", false), nil) }},
-		{LLMCase: LLMCase{Name: "miss", What: "through a replica, never asked before"}, want: "miss",
+		{name: "miss", what: "through a replica, never asked before", want: "miss",
 			ask: func(int) (llmReply, error) { return ours.ask(s.unique("instant", false), nil) }},
-		{LLMCase: LLMCase{Name: "hit, local", What: "asked before, of this replica"}, want: "hit",
+		{name: "hit, local", what: "asked before, of this replica", want: "hit",
 			ready: func(int) error { return s.store(ours, hot) },
 			ask:   func(int) (llmReply, error) { return ours.ask(hot, nil) }},
-		{LLMCase: LLMCase{Name: "hit, streamed", What: "the same, as a stream"}, want: "hit",
+		{name: "hit, streamed", what: "the same, as a stream", want: "hit",
 			ready: func(int) error { return s.store(ours, hot) },
 			ask:   func(int) (llmReply, error) { q := hot; q.stream = true; return ours.ask(q, nil) }},
 	}
 	if s.valkey && len(s.ours) > 1 {
-		cases = append(cases, &singleCase{LLMCase: LLMCase{Name: "hit, Valkey", What: "asked before, of another replica: the first time here"}, want: "hit",
+		cases = append(cases, &singleCase{name: "hit, Valkey", what: "asked before, of another replica: the first time here", want: "hit",
 			ready: func(n int) error {
 				stored = stored[:0]
 				for range n {
@@ -133,32 +135,30 @@ func (s *llmSystem) store(c *llmConn, q question) error {
 }
 
 // measureStarts measures the first answer of replicas that have just started, from Valkey, connection and all.
-func measureStarts(ctx context.Context, cfg LLMConfig, sys *llmSystem) (LLMCase, error) {
-	out := LLMCase{Name: "hit, cold", What: "the first request of a replica that has just started, its connection included", Samples: cfg.Starts}
+func measureStarts(ctx context.Context, cfg LLMConfig, sys *llmSystem) (*Row, error) {
 	times := newHistogram()
 	ours, err := dialLLM(ctx, sys.ours[0])
 	if err != nil {
-		return out, err
+		return nil, err
 	}
 	defer ours.close()
 	for i := range cfg.Starts {
 		fmt.Fprintf(cfg.Progress, "a replica that has just started, %d of %d\n", i+1, cfg.Starts)
 		q := sys.unique("instant", false)
 		if err := sys.store(ours, q); err != nil {
-			return out, err
+			return nil, err
 		}
 		r, err := startReplica(ctx, cfg.Binary, sys.database, sys.apiKey, sys.environ)
 		if err != nil {
-			return out, err
+			return nil, err
 		}
-		took, err := firstAnswer(ctx, target{host: r.url.Host, key: sys.apiKey}, q)
+		took, err := firstAnswer(ctx, target{base: r.url, key: sys.apiKey}, q)
 		if err = errors.Join(err, r.stop()); err != nil {
-			return out, err
+			return nil, err
 		}
 		times.record(took)
 	}
-	out.Time = times.latency()
-	return out, nil
+	return &Row{Name: "hit, cold", What: "the first request of a replica that has just started, its connection included", Times: []Times{times.times(answer)}}, nil
 }
 
 // firstAnswer is how long, in nanoseconds, the first connection takes until it has an answer.

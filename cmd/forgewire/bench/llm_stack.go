@@ -50,15 +50,15 @@ func startLLM(ctx context.Context, cfg LLMConfig) (*llmSystem, error) {
 		model.Close()
 		return nil, fmt.Errorf("parse the model's address: %w", err)
 	}
-	s := &llmSystem{model: model, direct: target{host: base.Host}}
-	s.stack, err = startStack(ctx, stackConfig{Binary: cfg.Binary, Replicas: cfg.Replicas, Progress: cfg.Progress, Valkey: true,
-		Environ: cfg.Environ, Variables: []string{"FORGEWIRE_UPSTREAM_URL=" + model.URL(), "FORGEWIRE_UPSTREAM_KEY=" + upstreamKey}})
+	s := &llmSystem{model: model, direct: target{base: &url.URL{Scheme: base.Scheme, Host: base.Host}}}
+	s.stack, err = cfg.start(ctx, stackConfig{Replicas: cfg.Replicas, Valkey: true,
+		Variables: []string{"FORGEWIRE_UPSTREAM_URL=" + model.URL(), "FORGEWIRE_UPSTREAM_KEY=" + upstreamKey}})
 	if err != nil {
 		model.Close()
 		return nil, err
 	}
 	for _, r := range s.replicas {
-		s.ours = append(s.ours, target{host: r.url.Host, key: s.apiKey})
+		s.ours = append(s.ours, target{base: r.url, key: s.apiKey})
 	}
 	return s, nil
 }

@@ -10,54 +10,56 @@ import (
 	"forgewire/infra/fakellm"
 )
 
-// LLMStream is what happens to the tokens of paced streams between the model and the client.
-type LLMStream struct {
-	Streams int        `json:"streams"`
-	PerSec  float64    `json:"tokens_per_second_each"`
-	Direct  TokenDelay `json:"upstream"`
-	Ours    TokenDelay `json:"forgewire"`
-	One     TokenDelay `json:"one_stream_upstream"`
-	OneOurs TokenDelay `json:"one_stream_forgewire"`
-}
-
-// TokenDelay is how long tokens take from the moment at which the model sends them.
-type TokenDelay struct {
-	First Latency `json:"first_token"`
-	All   Latency `json:"all_tokens"`
-	Count int     `json:"tokens"`
-
-	// CPU is microseconds for each token, by whose they are.
-	CPU map[string]float64 `json:"cpu_us_each,omitempty"`
+// tokenDelay is how long tokens take from the moment at which the model sends them.
+type tokenDelay struct {
+	first, all *histogram
+	count      int
+	cpu        map[string]float64 // microseconds for each token, by whose they are
 }
 
 // singleStreams is how many streams are measured with nothing beside them.
 const singleStreams = 15
 
-func measureStreams(ctx context.Context, cfg LLMConfig, sys *llmSystem) (*LLMStream, error) {
-	out := &LLMStream{Streams: cfg.Streams, PerSec: float64(time.Second) / float64(pacedInterval)}
+// Names of the distributions of streams.
+const (
+	firstToken = "first token"
+	everyToken = "every token"
+)
+
+// measureStreams measures what happens to the tokens of paced streams between the model and the client.
+func measureStreams(ctx context.Context, cfg LLMConfig, sys *llmSystem) ([]*Table, error) {
+	t := &Table{Name: llmStreams, What: fmt.Sprintf("%.3g tokens a second each, from when the model sends a token until the client has it", float64(time.Second)/float64(pacedInterval)),
+		Charts: []Chart{{Title: "lateness of a token", Kind: percentiles, Y: everyToken, Log: true}}}
+	cpu := &Table{Name: llmCPU + " of a token"}
 	for _, m := range []struct {
 		what    string
 		targets []target
 		streams int
-		into    *TokenDelay
 	}{
-		{"of the model itself", []target{sys.direct}, cfg.Streams, &out.Direct},
-		{"through the replicas", sys.ours, cfg.Streams, &out.Ours},
-		{"of the model itself", []target{sys.direct}, min(singleStreams, cfg.Streams), &out.One},
-		{"through the replicas", sys.ours, min(singleStreams, cfg.Streams), &out.OneOurs},
+		{"of the model itself", []target{sys.direct}, cfg.Streams},
+		{"through Forgewire", sys.ours, cfg.Streams},
+		{"of the model itself", []target{sys.direct}, min(singleStreams, cfg.Streams)},
+		{"through Forgewire", sys.ours, min(singleStreams, cfg.Streams)},
 	} {
-		fmt.Fprintf(cfg.Progress, "%d streams at once, %s\n", m.streams, m.what)
+		name := fmt.Sprintf("%d streams %s", m.streams, m.what)
+		if t.row(name) != nil {
+			continue // there are few
+		}
+		fmt.Fprintln(cfg.Progress, name)
 		d, err := streamAtOnce(ctx, sys, m.targets, m.streams, cfg.Tokens)
 		if err != nil {
 			return nil, err
 		}
-		*m.into = d
+		t.Rows = append(t.Rows, &Row{Name: name, Figures: []Figure{plain("tokens", "", float64(d.count))}, Times: []Times{d.first.times(firstToken), d.all.times(everyToken)}})
+		if len(m.targets) > 1 || m.targets[0].key != "" {
+			cpu.Rows = append(cpu.Rows, &Row{Name: name, Figures: cpuFigures(d.cpu)})
+		}
 	}
-	return out, nil
+	return []*Table{t, cpu}, nil
 }
 
 // streamAtOnce opens streams, their starts spread over a second, and reads all to their ends.
-func streamAtOnce(ctx context.Context, sys *llmSystem, targets []target, streams, tokens int) (TokenDelay, error) {
+func streamAtOnce(ctx context.Context, sys *llmSystem, targets []target, streams, tokens int) (*tokenDelay, error) {
 	first, all := newHistogram(), newHistogram()
 	cpu := sys.system().watched
 	before := cpu.each()
@@ -93,8 +95,7 @@ func streamAtOnce(ctx context.Context, sys *llmSystem, targets []target, streams
 		})
 	}
 	if err := g.Wait(); err != nil {
-		return TokenDelay{}, err
+		return nil, err
 	}
-	return TokenDelay{First: first.latency(), All: all.latency(), Count: streams * tokens,
-		CPU: perEach(before, cpu.each(), streams*tokens)}, nil
+	return &tokenDelay{first, all, streams * tokens, perEach(before, cpu.each(), streams*tokens)}, nil
 }

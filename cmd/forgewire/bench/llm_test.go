@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -86,7 +87,7 @@ func TestNaiveArm(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if a.Hit == 0 || a.Joined != 0 || a.Calls != len(requests)-int(a.Hit*float64(len(requests))+0.5) || a.MeanWait <= 0 {
+	if a.hit == 0 || a.joined != 0 || a.calls != len(requests)-int(a.hit*float64(len(requests))+0.5) || a.wait <= 0 {
 		t.Errorf("%+v of %d requests", a, len(requests))
 	}
 }
@@ -99,7 +100,7 @@ func TestWrongAnswersAreFound(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer m.Close()
-	c, err := dialLLM(ctx, target{host: m.URL()[len("http://") : len(m.URL())-len("/v1")]})
+	c, err := dialLLM(ctx, target{base: urlOf(t, strings.TrimSuffix(m.URL(), "/v1"))})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -134,16 +135,22 @@ func TestLLM(t *testing.T) {
 	mix.Rate = 60
 	r, err := LLM(testContext(t), LLMConfig{
 		Replicas: 2, Samples: 20, Rounds: 1, Starts: 1, Rate: 50, Duration: time.Second, Streams: 10, Tokens: 5, Seed: 1,
-		Mixes: []Mix{mix}, Binary: binary, Progress: testLog{t},
+		Mixes: []Mix{mix}, Setup: Setup{Binary: binary, Progress: testLog{t}},
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(r.Single) < 6 || len(r.Mixes) != 1 || r.Streams.Ours.Count != 50 {
-		t.Errorf("%+v", r)
+	if n := len(r.table(llmSingle).Rows); n < 6 {
+		t.Errorf("%d cases", n)
 	}
-	if m := r.Mixes[0]; m.Ours.Calls >= m.Naive.Calls || m.Naive.Calls >= m.NoCache.Calls || m.NoCache.Calls != m.Requests {
-		t.Errorf("calls: %d, %d, %d of %d", m.Ours.Calls, m.Naive.Calls, m.NoCache.Calls, m.Requests)
+	checkRows(t, r, llmLoad, "upstream", "miss")
+	if row := r.table(llmStreams).row("10 streams through Forgewire"); row == nil || row.figure("tokens").Value != 50 {
+		t.Errorf("%+v", row)
 	}
-	checkPrints(t, r, "hit, local", "added", "Forgewire", "wait cut by")
+	checkRows(t, r, mixTable(mix.Name), noCache, naiveCached, forgewire)
+	calls := func(arm string) float64 { return r.table(mixTable(mix.Name)).row(arm).figure("model calls").Value }
+	if calls(forgewire) >= calls(naiveCached) || calls(naiveCached) >= calls(noCache) || calls(noCache) != float64(len(mix.requests(1))) {
+		t.Errorf("calls: %v, %v, %v", calls(forgewire), calls(naiveCached), calls(noCache))
+	}
+	checkPrints(t, r, "hit, local", "added", forgewire, "wait cut by")
 }

@@ -1,14 +1,17 @@
 package bench
 
 import (
+	"errors"
 	"fmt"
+	"math"
 	"time"
 )
 
 // load is what one measurement does.
 type load struct {
 	publishers int
-	size       int // of a message's data, in bytes
+	rate       float64 // of all, open loop; 0: closed loop, each as fast as it is answered
+	size       int     // of a message's data, in bytes
 	warmup     time.Duration
 	duration   time.Duration
 }
@@ -38,8 +41,8 @@ type sample struct {
 	acked     int // in the window
 	delivered int // in the window
 	checked   int // acknowledged, warm-up included, and found with every subscriber
-	refused   int
-	refusal   string // one of them
+	tally     Tally
+	refusal   error // one of them
 	publish   *histogram
 	receive   *histogram
 	cpu       map[string]float64 // CPU seconds in the window, by whose they are
@@ -54,8 +57,8 @@ func (s *sample) add(other *sample) {
 	s.acked += other.acked
 	s.delivered += other.delivered
 	s.checked += other.checked
-	s.refused += other.refused
-	if other.refusal != "" {
+	s.tally.add(&other.tally)
+	if other.refusal != nil {
 		s.refusal = other.refusal
 	}
 	s.publish.merge(other.publish)
@@ -65,67 +68,84 @@ func (s *sample) add(other *sample) {
 	}
 }
 
-// Result is a measurement.
-type Result struct {
-	Published    int                `json:"acknowledged"`
-	PublishRate  float64            `json:"acknowledged_per_second"`
-	Publish      Latency            `json:"publish"`
-	Receive      Latency            `json:"publish_to_receive"`
-	DeliveryRate float64            `json:"deliveries_per_second"`
-	Refused      int                `json:"not_acknowledged"`
-	Checked      int                `json:"checked"`             // messages, warm-up included
-	CPU          map[string]float64 `json:"cpu_cores,omitempty"` // in use on average, by whose they are
+// Names of what a sample's row has.
+const (
+	acked     = "acknowledged"
+	delivered = "delivered"
+	publish   = "publish"
+	receive   = "receive"
+)
+
+// row is the measurement for a report.
+func (s *sample) row(name string) *Row {
+	return &Row{Name: name,
+		Figures: []Figure{more(acked, "/s", ratio(float64(s.acked), s.seconds)), more(delivered, "/s", ratio(float64(s.delivered), s.seconds))},
+		Times:   []Times{s.publish.times(publish), s.receive.times(receive)}, Tally: &s.tally}
 }
 
-func (s *sample) result() Result {
-	r := Result{
-		Published:    s.acked,
-		PublishRate:  ratio(float64(s.acked), s.seconds),
-		Publish:      s.publish.latency(),
-		Receive:      s.receive.latency(),
-		DeliveryRate: ratio(float64(s.delivered), s.seconds),
-		Refused:      s.refused,
-		Checked:      s.checked,
-		CPU:          map[string]float64{},
-	}
+// cpuRow is what everybody took for one acknowledged message.
+func (s *sample) cpuRow(name string) *Row {
+	each := map[string]float64{}
 	for who, seconds := range s.cpu {
-		r.CPU[who] = ratio(seconds, s.seconds)
+		each[who] = ratio(1e6*seconds, float64(s.acked))
 	}
-	return r
+	return &Row{Name: name, Figures: cpuFigures(each)}
 }
 
-// publisher is one of those who publish in a closed loop: the next message leaves when the last one is
-// acknowledged. It is used by one goroutine.
+// unknownOffset is what was acknowledged without one: by a COMMIT.
+const unknownOffset = math.MaxUint64
+
+// publisher is one of those who publish: in a closed loop, in which the next message leaves when the last one is
+// acknowledged, or when a message is due. It is used by one goroutine.
 type publisher struct {
 	number  int
 	offsets []uint64 // by count; 0: not acknowledged
 	acked   int      // in the window
+	tally   Tally
 	refusal error
-	refused int
 	publish *histogram
+}
+
+// one publishes a message that counts from sent.
+func (p *publisher) one(data []byte, sent int64, w window, send func() (uint64, error)) error {
+	stampAt(data, p.number, len(p.offsets), sent)
+	offset, err := send()
+	now := time.Now().UnixNano()
+	p.offsets = append(p.offsets, offset)
+	if err != nil {
+		p.tally.fail(kindOf(err), 1)
+		p.refusal = err
+		return err
+	}
+	p.tally.ok(1)
+	if w.has(now) {
+		p.acked++
+	}
+	if w.has(sent) {
+		p.publish.record(now - sent)
+	}
+	return nil
 }
 
 // run publishes until the window is over. send sends what data is stamped with.
 func (p *publisher) run(w window, data []byte, send func() (uint64, error)) error {
-	for count := 0; !w.over(); count++ {
-		sent := stamp(data, p.number, count)
-		offset, err := send()
-		now := time.Now().UnixNano()
-		p.offsets = append(p.offsets, offset)
-		if err != nil {
-			if _, ok := err.(refused); !ok { //nolint:errorlint // send wraps nothing around it
-				return fmt.Errorf("publisher %d: %w", p.number, err)
-			}
-			p.refused++
-			p.refusal = err
-			continue
-		}
-		if w.has(now) {
-			p.acked++
-		}
-		if w.has(sent) {
-			p.publish.record(now - sent)
+	for !w.over() {
+		if err := p.one(data, time.Now().UnixNano(), w, send); err != nil && !errors.As(err, new(refused)) {
+			return fmt.Errorf("publisher %d: %w", p.number, err)
 		}
 	}
 	return nil
 }
+
+// timely is a publisher in an open loop.
+type timely struct {
+	*publisher
+	conn   *httpConn
+	window window
+}
+
+func (t *timely) do(_ int, due time.Time) error {
+	return t.one(t.conn.data, due.UnixNano(), t.window, t.conn.publish)
+}
+
+func (t *timely) close() { t.conn.close() }

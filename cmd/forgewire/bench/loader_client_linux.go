@@ -4,13 +4,17 @@ import (
 	"bytes"
 	wire "encoding/binary"
 	"fmt"
+	"io"
+	"net/http"
 	"strconv"
+	"time"
 )
 
 // loadClient is one client of a loader's.
 type loadClient struct {
 	state    clientState
 	messages int
+	due      int64  // when it was to come
 	rest     []byte // the beginning of a frame, or of the answer to the handshake
 }
 
@@ -24,7 +28,6 @@ const (
 )
 
 var (
-	connectFrame = clientFrame([]byte(`{"id":1,"connect":{}}`))
 	pongFrame    = clientFrame([]byte(`{}`))
 	pingLine     = []byte("\n{}\n")
 	lineBreak    = []byte("\n")
@@ -53,11 +56,12 @@ func (l *loader) take(fd int32, c *loadClient, b []byte) (rest []byte, err error
 			return b, nil
 		}
 		if !bytes.HasPrefix(b, upgraded) {
-			return nil, fmt.Errorf("the handshake was answered with %.100q", b)
+			status, _ := strconv.Atoi(string(b[min(len(b), 9):min(len(b), 12)])) // 0 is no status, which says as much
+			return nil, fmt.Errorf("the handshake was answered: %w", refusal(status, b[:min(len(b), 100)]))
 		}
 		b = b[i+len(endOfHead):]
 		c.state = connecting
-		if err = send(fd, connectFrame); err != nil {
+		if err = send(fd, l.greet); err != nil {
 			return nil, err
 		}
 	}
@@ -68,7 +72,7 @@ func (l *loader) take(fd int32, c *loadClient, b []byte) (rest []byte, err error
 		}
 		b = rest
 		if op != 1 {
-			return nil, fmt.Errorf("a frame of kind %d came: %.200q", op, payload)
+			return nil, fmt.Errorf("a frame of kind %d came: %.200q: %w", op, payload, io.ErrUnexpectedEOF)
 		}
 		if hasPing(payload) {
 			if err = send(fd, pongFrame); err != nil {
@@ -121,26 +125,44 @@ func (l *loader) handle(fd int32, c *loadClient, payload []byte) error {
 	switch c.state {
 	case connecting:
 		if !bytes.Contains(payload, []byte(`"connect":`)) {
-			return fmt.Errorf("connect was answered with %.200q", payload)
+			return fmt.Errorf("connect was answered: %w", apiRefusal(http.StatusOK, payload))
 		}
 		c.state = joining
 		return send(fd, l.join)
 	case joining:
 		if !bytes.Contains(payload, []byte(`"subscribe":`)) {
-			return fmt.Errorf("subscribe was answered with %.200q", payload)
+			return fmt.Errorf("subscribe was answered: %w", apiRefusal(http.StatusOK, payload))
 		}
 		if l.order != nil && l.order.Open != nil && l.order.Open.Since != nil && !bytes.Contains(payload, recoveredKey) {
 			return fmt.Errorf("%w: a client was not recovered: %.200q", ErrBroken, payload)
 		}
 		c.state = joined
-		l.left--
-		if l.toOpen > 0 {
-			if err := l.dial(); err != nil {
-				return err
-			}
-		}
+	}
+	if l.order != nil && l.order.Await != nil && l.order.Await.Timed {
+		l.time(payload)
 	}
 	return c.count(payload)
+}
+
+var dueKey = []byte(`,"t":`) // how crowdData goes on
+
+// time records how long each message in a frame took from when it was due.
+func (l *loader) time(payload []byte) {
+	now := time.Now().UnixNano()
+	for {
+		_, rest, ok := bytes.Cut(payload, messageKey)
+		if !ok {
+			return
+		}
+		payload = rest
+		i := bytes.Index(payload, dueKey)
+		if i < 0 || len(payload) < i+len(dueKey)+digits {
+			return
+		}
+		if due, ok := getDigits(payload[i+len(dueKey):]); ok {
+			l.times.add(now - due)
+		}
+	}
 }
 
 // count counts the messages in a frame. Those of a channel are numbered from 0, so the last one's number tells
@@ -151,9 +173,9 @@ func (c *loadClient) count(payload []byte) error {
 		return nil
 	}
 	c.messages += n
-	digits := payload[bytes.LastIndex(payload, messageKey)+len(messageKey):]
-	end := bytes.IndexByte(digits, ',')
-	last, err := strconv.Atoi(string(digits[:max(end, 0)]))
+	number := payload[bytes.LastIndex(payload, messageKey)+len(messageKey):]
+	end := bytes.IndexByte(number, ',')
+	last, err := strconv.Atoi(string(number[:max(end, 0)]))
 	if err != nil || last != c.messages-1 {
 		return fmt.Errorf("%w: message %d came when %d were received", ErrBroken, last, c.messages)
 	}

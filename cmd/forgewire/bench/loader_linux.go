@@ -27,9 +27,12 @@ type loader struct {
 	left    int // clients that have not done what it asks for
 	server  unix.Sockaddr
 	source  unix.Sockaddr
-	toOpen  int
+	opened  int    // how many were begun, of the order to open
 	request []byte // the handshake
+	greet   []byte // the frame that connects
 	join    []byte // the frame that subscribes
+	times   *histogram
+	tally   Tally
 }
 
 func runLoader(in, out int) error {
@@ -45,12 +48,12 @@ func runLoader(in, out int) error {
 	}
 	events := make([]unix.EpollEvent, 512)
 	for {
-		n, err := unix.EpollWait(epoll, events, -1)
+		n, err := l.wait(events)
 		if errors.Is(err, unix.EINTR) {
 			continue
 		}
 		if err != nil {
-			return fmt.Errorf("wait for events: %w", err)
+			return errors.Join(err, l.answer(report{Error: err.Error()}))
 		}
 		for _, e := range events[:n] {
 			if int(e.Fd) == in {
@@ -66,12 +69,50 @@ func runLoader(in, out int) error {
 			}
 		}
 		if l.order != nil && l.left == 0 {
-			if err = l.answer(report{From: l.from, To: time.Now().UnixNano()}); err != nil {
+			if err = l.answer(l.report()); err != nil {
 				return err
 			}
 			l.order = nil
 		}
 	}
+}
+
+func (l *loader) report() report {
+	r := report{From: l.from, To: time.Now().UnixNano(), Tally: l.tally}
+	if l.times.h.TotalCount() > 0 {
+		r.Times = l.times.h.Export()
+	}
+	return r
+}
+
+// wait waits for events, and lets clients come meanwhile that are due.
+func (l *loader) wait(events []unix.EpollEvent) (int, error) {
+	for o := l.order; o != nil && o.Open != nil && o.Open.Rate > 0 && l.opened < o.Open.Clients; {
+		left := l.dueAt(l.opened) - time.Now().UnixNano()
+		if left <= 0 {
+			if err := l.dial(); err != nil {
+				return 0, err
+			}
+			continue
+		}
+		timeout := unix.NsecToTimespec(left)
+		// epoll_wait counts in milliseconds.
+		if n, err := unix.Ppoll([]unix.PollFd{{Fd: int32(l.epoll), Events: unix.POLLIN}}, &timeout, nil); err != nil || n > 0 {
+			break
+		}
+	}
+	if l.order != nil && l.left == 0 {
+		return 0, nil // nobody came through: no event tells
+	}
+	return unix.EpollWait(l.epoll, events, -1) //nolint:wrapcheck // run says what failed
+}
+
+// dueAt is when a client is to come.
+func (l *loader) dueAt(client int) int64 {
+	if rate := l.order.Open.Rate; rate > 0 {
+		return l.from + int64(float64(client)/rate*1e9)
+	}
+	return l.from // all at once
 }
 
 func (l *loader) watch(fd int) error {
@@ -101,7 +142,7 @@ func (l *loader) read() error {
 		return fmt.Errorf("decode an order: %w", err)
 	}
 	l.orders = rest
-	l.order, l.from, l.left = o, time.Now().UnixNano(), 0
+	l.order, l.from, l.left, l.times, l.tally = o, time.Now().UnixNano(), 0, newHistogram(), Tally{}
 	switch {
 	case o.Open != nil:
 		return l.open(o.Open)
@@ -140,24 +181,35 @@ func (l *loader) open(o *openOrder) error {
 	if err != nil {
 		return fmt.Errorf("the server's address: %w", err)
 	}
-	source, err := netip.ParseAddr(o.Source)
-	if err != nil {
-		return fmt.Errorf("the clients' address: %w", err)
-	}
 	l.server = &unix.SockaddrInet4{Port: int(server.Port()), Addr: server.Addr().As4()}
-	l.source = &unix.SockaddrInet4{Addr: source.As4()}
-	l.request = fmt.Appendf(nil, "GET /connection/websocket HTTP/1.1\r\nHost: %s\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"+
-		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n", o.Address)
+	l.source = nil
+	if o.Source != "" {
+		source, err := netip.ParseAddr(o.Source)
+		if err != nil {
+			return fmt.Errorf("the clients' address: %w", err)
+		}
+		l.source = &unix.SockaddrInet4{Addr: source.As4()}
+	}
+	l.request = fmt.Appendf(nil, "GET %s/connection/websocket HTTP/1.1\r\nHost: %s\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"+
+		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n", o.Path, o.Host)
+	b, err := json.Marshal(command{ID: 1, Connect: &connectRequest{Token: o.Token}})
+	if err != nil {
+		return fmt.Errorf("encode a command: %w", err)
+	}
+	l.greet = clientFrame(b)
 	subscribe := map[string]any{"channel": o.Channel}
 	if o.Since != nil {
 		subscribe["recover"], subscribe["offset"], subscribe["epoch"] = true, o.Since.Offset, o.Since.Epoch
 	}
-	b, err := json.Marshal(map[string]any{"id": 2, "subscribe": subscribe})
+	b, err = json.Marshal(map[string]any{"id": 2, "subscribe": subscribe})
 	if err != nil {
 		return fmt.Errorf("encode a command: %w", err)
 	}
 	l.join = clientFrame(b)
-	l.left, l.toOpen = o.Clients, o.Clients
+	l.left, l.opened = o.Clients, 0
+	if o.Rate > 0 {
+		return nil // wait lets them come
+	}
 	for range min(o.Parallel, o.Clients) {
 		if err = l.dial(); err != nil {
 			return err
@@ -166,25 +218,27 @@ func (l *loader) open(o *openOrder) error {
 	return nil
 }
 
-// dial begins one client's handshake. Connecting does not wait on the loopback, as long as the server's queue is
-// longer than what connects in parallel.
+// dial begins one client's handshake. Connecting does not wait, but for a deployment that is not on this machine.
 func (l *loader) dial() error {
-	l.toOpen--
+	due := l.dueAt(l.opened)
+	l.opened++
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("make a socket: %w", err)
 	}
-	l.clients[int32(fd)] = &loadClient{}
+	l.clients[int32(fd)] = &loadClient{due: due}
 	for _, option := range [][2]int{{unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT}, {unix.IPPROTO_TCP, unix.TCP_NODELAY}} {
 		if err = unix.SetsockoptInt(fd, option[0], option[1], 1); err != nil {
 			return fmt.Errorf("set up a socket: %w", err)
 		}
 	}
-	if err = unix.Bind(fd, l.source); err != nil {
-		return fmt.Errorf("bind a socket: %w", err)
+	if l.source != nil {
+		if err = unix.Bind(fd, l.source); err != nil {
+			return fmt.Errorf("bind a socket: %w", err)
+		}
 	}
 	if err = unix.Connect(fd, l.server); err != nil {
-		return fmt.Errorf("connect: %w", err)
+		return l.lost(int32(fd), fmt.Errorf("connect: %w", err))
 	}
 	if err = unix.SetNonblock(fd, true); err != nil {
 		return fmt.Errorf("set up a socket: %w", err)
@@ -192,7 +246,51 @@ func (l *loader) dial() error {
 	if err = l.watch(fd); err != nil {
 		return err
 	}
-	return send(int32(fd), l.request)
+	if err = send(int32(fd), l.request); err != nil {
+		return l.lost(int32(fd), err)
+	}
+	return nil
+}
+
+// lost counts a client that did not come through where clients come at a rate; else it is an error.
+func (l *loader) lost(fd int32, err error) error {
+	c := l.clients[fd]
+	if l.order == nil || l.order.Open == nil || l.order.Open.Rate == 0 || errors.Is(err, ErrBroken) || l.reached(c) {
+		return err
+	}
+	l.tally.fail(kindOf(err), 1)
+	l.left--
+	_ = unix.Close(int(fd)) // it is of no use any more
+	delete(l.clients, fd)
+	return nil
+}
+
+// reached tells whether a client has what the order asks for.
+func (l *loader) reached(c *loadClient) bool {
+	switch o := l.order; {
+	case o == nil:
+		return true
+	case o.Open != nil:
+		return c.state == joined && c.messages >= o.Open.Messages
+	case o.Await != nil:
+		return c.messages >= o.Await.Messages
+	}
+	return true
+}
+
+// arrived enters a client that has it.
+func (l *loader) arrived(c *loadClient) error {
+	l.left--
+	o := l.order.Open
+	if o == nil {
+		return nil
+	}
+	l.tally.ok(1)
+	l.times.add(time.Now().UnixNano() - c.due)
+	if o.Rate == 0 && l.opened < o.Clients {
+		return l.dial()
+	}
+	return nil
 }
 
 func send(fd int32, b []byte) error {
@@ -213,22 +311,22 @@ func (l *loader) serve(fd int32) error {
 		return nil
 	}
 	if err != nil || n == 0 {
-		return fmt.Errorf("the server closed a connection: %w", errors.Join(err, io.ErrUnexpectedEOF))
+		return l.lost(fd, fmt.Errorf("the server closed a connection: %w", errors.Join(err, io.ErrUnexpectedEOF)))
 	}
 	b := l.buf[:n]
 	if len(c.rest) > 0 {
 		b = append(c.rest, b...)
 	}
-	before := c.messages
+	before := l.reached(c)
 	rest, err := l.take(fd, c, b)
 	if err != nil {
-		return err
+		return l.lost(fd, err)
 	}
 	if c.rest = append(c.rest[:0], rest...); len(rest) == 0 {
 		c.rest = nil // most of the time nothing is left: no buffer a client
 	}
-	if a := l.order; a != nil && a.Await != nil && before < a.Await.Messages && c.messages >= a.Await.Messages {
-		l.left--
+	if !before && l.reached(c) {
+		return l.arrived(c)
 	}
 	return nil
 }

@@ -11,14 +11,14 @@ import (
 // A message's data says when it was sent and which one it is, in numbers of fixed width, so that a publisher
 // patches them in place and a receiver finds them without decoding JSON:
 //
-//	{"t":1780000000000000000,"i":1000007000000000042,"x":"xxxx…"}
+//	"t:1780000000000000000,i:1000007000000000042,x:xxxx…"
 //
-// i is a 1, six digits of publisher and twelve of count.
+// i is a 1, six digits of publisher and twelve of count. It is a string, which jsonb leaves as it is.
 const (
-	stampPrefix = `{"t":`
-	idPrefix    = `,"i":`
-	tailPrefix  = `,"x":"`
-	tailSuffix  = `"}`
+	stampPrefix = `"t:`
+	idPrefix    = `,i:`
+	tailPrefix  = `,x:`
+	tailSuffix  = `"`
 	digits      = 19
 	idAt        = len(stampPrefix) + digits + len(idPrefix)
 	minSize     = idAt + digits + len(tailPrefix) + len(tailSuffix)
@@ -38,9 +38,14 @@ func newData(size int) []byte {
 // stamp writes into data, which is now the publisher's message of that count, and returns the time of sending.
 func stamp(data []byte, publisher, count int) int64 {
 	now := time.Now().UnixNano()
-	putDigits(data[len(stampPrefix):], now)
-	putDigits(data[idAt:], idBase+int64(publisher)*idPerson+int64(count))
+	stampAt(data, publisher, count, now)
 	return now
+}
+
+// stampAt is stamp for a message that was due at another time than now.
+func stampAt(data []byte, publisher, count int, at int64) {
+	putDigits(data[len(stampPrefix):], at)
+	putDigits(data[idAt:], idBase+int64(publisher)*idPerson+int64(count))
 }
 
 func putDigits(b []byte, n int64) {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"io"
+
+	"github.com/HdrHistogram/hdrhistogram-go"
 )
 
 // A loader is a process that holds many clients, since one process may not have enough descriptors for a crowd and
@@ -19,12 +21,17 @@ type order struct {
 
 // openOrder connects clients, each of which subscribes to the channel. The report comes when all are subscribed.
 type openOrder struct {
-	Address  string `json:"address"` // of the server: IP and port
-	Source   string `json:"source"`  // the clients' own IP: there are 28,000 ports for each
-	Clients  int    `json:"clients"`
-	Parallel int    `json:"parallel"` // how many are connecting at once
-	Channel  string `json:"channel"`
-	Since    *since `json:"since,omitempty"` // recover what came after
+	Address  string  `json:"address"` // of the server: IP and port
+	Host     string  `json:"host"`    // as it calls itself
+	Path     string  `json:"path"`    // in front of its endpoints
+	Token    string  `json:"token"`   // the clients'; "" for none
+	Source   string  `json:"source"`  // the clients' own IP: there are 28,000 ports for each; "" for whichever
+	Clients  int     `json:"clients"`
+	Parallel int     `json:"parallel"` // how many are connecting at once, without a rate
+	Rate     float64 `json:"rate"`     // how many come in a second, whatever the server does; 0: as fast as it takes them
+	Channel  string  `json:"channel"`
+	Since    *since  `json:"since,omitempty"` // recover what came after
+	Messages int     `json:"messages"`        // a client is there when it has so many
 }
 
 type since struct {
@@ -34,7 +41,8 @@ type since struct {
 
 // awaitOrder asks for a report when every client has this many messages of its channel.
 type awaitOrder struct {
-	Messages int `json:"messages"`
+	Messages int  `json:"messages"`
+	Timed    bool `json:"timed"` // tell how long each message took from when it was due
 }
 
 // closeOrder closes all clients.
@@ -42,9 +50,11 @@ type closeOrder struct{}
 
 // report is when an order was begun and fulfilled, in nanoseconds since 1970, or what went wrong.
 type report struct {
-	From  int64  `json:"from"`
-	To    int64  `json:"to"`
-	Error string `json:"error,omitempty"`
+	From  int64                  `json:"from"`
+	To    int64                  `json:"to"`
+	Times *hdrhistogram.Snapshot `json:"times,omitempty"` // from when a client, or a message, was due until it was there
+	Tally Tally                  `json:"tally"`           // of clients that were to open
+	Error string                 `json:"error,omitempty"`
 }
 
 // Load runs a loader until its input ends.

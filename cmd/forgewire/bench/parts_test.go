@@ -23,13 +23,13 @@ func TestLatency(t *testing.T) {
 	other.record(int64(time.Hour)) // beyond what is kept
 	other.record(-5)               // a clock that was set back
 	h.merge(other)
-	l := h.latency()
+	l := h.times("")
 	for _, c := range []struct{ got, want float64 }{{l.P50, 500}, {l.P90, 900}, {l.P99, 990}, {l.Max, 120_000}} {
 		if c.got < 0.995*c.want || c.got > 1.005*c.want {
 			t.Errorf("got %v ms, want about %v: %+v", c.got, c.want, l)
 		}
 	}
-	if empty := newHistogram().latency(); empty != (Latency{}) {
+	if empty := newHistogram().times(""); empty != (Times{}) {
 		t.Errorf("nothing recorded: %+v", empty)
 	}
 }
@@ -65,7 +65,7 @@ func TestMessage(t *testing.T) {
 			t.Errorf("found a second message in %s", rest)
 		}
 	}
-	for _, b := range []string{"", `{"t":`, `{"t":12}`, strings.Replace(string(newData(150)), "0", "x", 1), string(newData(150))} {
+	for _, b := range []string{"", `"t:`, `"t:12"`, strings.Replace(string(newData(150)), "0", "x", 1), string(newData(150))} {
 		if a, _, ok := findMessage([]byte(b)); ok { // the last has no stamps yet
 			t.Errorf("found %+v in %q", a, b)
 		}
@@ -116,8 +116,8 @@ func TestLedgerEnds(t *testing.T) {
 
 func TestCheck(t *testing.T) {
 	publishers := func() []*publisher {
-		// The second of the first one was not acknowledged.
-		return []*publisher{{offsets: []uint64{10, 0, 30}}, {offsets: []uint64{20}}}
+		// The second of the first one was not acknowledged; that of the second one by a COMMIT, which knows no offset.
+		return []*publisher{{offsets: []uint64{10, 0, 30}}, {offsets: []uint64{unknownOffset}}}
 	}
 	all := []entered{{0, 0, 10}, {1, 0, 20}, {0, 2, 30}}
 	for _, c := range []struct {
@@ -128,6 +128,7 @@ func TestCheck(t *testing.T) {
 		{name: "whole", witness: all, other: all},
 		{name: "also what was not acknowledged", witness: []entered{{0, 0, 10}, {1, 0, 20}, {0, 1, 25}, {0, 2, 30}}, other: []entered{{1, 0, 20}, {0, 0, 10}, {0, 1, 25}, {0, 2, 30}}},
 		{name: "lost by all", witness: all[:2], other: all[:2], broken: true},
+		{name: "a commit lost by all", witness: []entered{all[0], all[2]}, other: []entered{all[0], all[2]}, broken: true},
 		{name: "lost by one", witness: all, other: all[:2], broken: true},
 		{name: "another offset", witness: []entered{{0, 0, 10}, {1, 0, 20}, {0, 2, 31}}, other: []entered{{0, 0, 10}, {1, 0, 20}, {0, 2, 31}}, broken: true},
 		{name: "twice under two offsets", witness: append(all, entered{0, 2, 40}), other: append(all, entered{0, 2, 40}), broken: true},
@@ -229,12 +230,12 @@ func TestParseOutcome(t *testing.T) {
 		warmup time.Duration
 		rate   float64
 	}{{0, 7001.5}, {time.Second, 8000}, {2 * time.Second, 9000}, {5 * time.Second, 7001.5}} {
-		o, err := parseOutcome([]byte(pgbenchOutput), c.warmup)
+		o, err := parsePgbench([]byte(pgbenchOutput), c.warmup)
 		if err != nil || o.committed != 21005 || o.rate != c.rate {
 			t.Errorf("warm-up %v: %+v, %v", c.warmup, o, err)
 		}
 	}
-	if _, err := parseOutcome([]byte("pgbench: error: gone"), 0); !errors.Is(err, errPgbench) {
+	if _, err := parsePgbench([]byte("pgbench: error: gone"), 0); !errors.Is(err, errPgbench) {
 		t.Error(err)
 	}
 }

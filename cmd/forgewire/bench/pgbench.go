@@ -42,8 +42,8 @@ func newPgbench(ctx context.Context, database string, writers int) (*pgbench, er
 
 func (b *pgbench) close() error { return os.RemoveAll(b.dir) }
 
-// outcome is what pgbench says of one run.
-type outcome struct {
+// pgbenchSums is what pgbench says of one run.
+type pgbenchSums struct {
 	committed int
 	rate      float64 // transactions a second, after the warm-up
 }
@@ -57,16 +57,16 @@ var (
 
 // run runs a script for whole seconds, of which those of the warm-up do not count: a new session has its
 // statements to prepare and its functions to compile, which one of a pool did long ago.
-func (b *pgbench) run(ctx context.Context, script string, warmup, duration time.Duration) (outcome, error) {
+func (b *pgbench) run(ctx context.Context, script string, warmup, duration time.Duration) (pgbenchSums, error) {
 	file := filepath.Join(b.dir, "script.sql")
 	if err := os.WriteFile(file, []byte(script), 0o644); err != nil {
-		return outcome{}, fmt.Errorf("write pgbench's script: %w", err)
+		return pgbenchSums{}, fmt.Errorf("write pgbench's script: %w", err)
 	}
 	seconds := int(max((warmup+duration+time.Second-1).Truncate(time.Second), time.Second) / time.Second)
 	cmd, err := devstack.Command(ctx, "pgbench", "-n", "-M", "prepared", "-P", "1", "-f", file,
 		"-c", strconv.Itoa(b.writers), "-j", strconv.Itoa(min(b.writers, runtime.NumCPU())), "-T", strconv.Itoa(seconds), b.database)
 	if err != nil {
-		return outcome{}, err
+		return pgbenchSums{}, err
 	}
 	if b.password != "" {
 		cmd.Env = append(cmd.Environ(), "PGPASSWORD="+b.password)
@@ -75,14 +75,14 @@ func (b *pgbench) run(ctx context.Context, script string, warmup, duration time.
 	cmd.Stdout, cmd.Stderr = &out, &out
 	if err = cmd.Run(); err != nil {
 		text := out.Bytes()
-		return outcome{}, fmt.Errorf("run pgbench: %w: %s", err, text[max(0, len(text)-500):])
+		return pgbenchSums{}, fmt.Errorf("run pgbench: %w: %s", err, text[max(0, len(text)-500):])
 	}
-	return parseOutcome(out.Bytes(), warmup)
+	return parsePgbench(out.Bytes(), warmup)
 }
 
 var errPgbench = errors.New("pgbench's output is not what was expected")
 
-func parseOutcome(text []byte, warmup time.Duration) (o outcome, err error) {
+func parsePgbench(text []byte, warmup time.Duration) (o pgbenchSums, err error) {
 	committed, rate := committedLine.FindSubmatch(text), rateLine.FindSubmatch(text)
 	if committed == nil || rate == nil {
 		return o, errPgbench

@@ -2,13 +2,10 @@ package bench
 
 import (
 	"context"
-	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"sync/atomic"
-	"text/tabwriter"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -22,33 +19,24 @@ type PresenceConfig struct {
 	Listed   int           // members of the channel whose list is asked for; Forgewire lists at most a thousand
 	Replicas int           // of Forgewire; the peer is one process
 	Callers  int           // that ask for the stats at once; one asks for the list
+	Rate     int           // of asking for the stats, open loop; 0: not measured
 	Duration time.Duration // of each measurement
 }
 
-// PresenceReport is what Presence found.
-type PresenceReport struct {
-	Clients  int              `json:"clients"`
-	Listed   int              `json:"listed"`
-	Replicas int              `json:"replicas"`
-	Callers  int              `json:"callers"`
-	Seconds  float64          `json:"seconds"`
-	Results  []PresenceResult `json:"results"` // Forgewire, and the peer if there is one
-}
-
-// PresenceResult is how one contender knows who is there.
-type PresenceResult struct {
-	Name  string  `json:"name"`
-	Join  float64 `json:"join_seconds"`       // from the first handshake until all are counted
-	Stats float64 `json:"stats_per_second"`   // calls of presence_stats
-	Lists float64 `json:"lists_per_second"`   // calls of presence
-	Leave float64 `json:"leave_seconds"`      // from the end of all connections until nobody is counted
-	CPU   float64 `json:"cpu_us_to_join_one"` // of the server
-}
+// Names of what Presence reports.
+const (
+	presenceTable = "members"
+	presenceOpen  = "open loop"
+	statsAsked    = "stats"
+)
 
 // Presence measures joining and leaving a channel whose members are known, and asking who they are.
-func Presence(ctx context.Context, cfg PresenceConfig) (report *PresenceReport, err error) {
-	if cfg.Replicas < 1 || cfg.Clients < cfg.Replicas || cfg.Listed < cfg.Replicas || cfg.Callers < 1 || cfg.Duration <= 0 {
+func Presence(ctx context.Context, cfg PresenceConfig) (out *Result, err error) {
+	if cfg.Replicas < 1 || cfg.Clients < cfg.Replicas || cfg.Listed < cfg.Replicas || cfg.Callers < 1 || cfg.Duration <= 0 || cfg.Rate < 0 {
 		return nil, errors.New("clients, listed ones, replicas, callers and the duration must be positive")
+	}
+	if cfg.Target.Given() && cfg.Target.Namespace == "" {
+		return nil, errNeedsDevstack{"or name one of the deployment's namespaces that has presence: --namespace"}
 	}
 	cfg.Clients -= cfg.Clients % cfg.Replicas
 	cfg.Listed -= cfg.Listed % cfg.Replicas
@@ -57,70 +45,112 @@ func Presence(ctx context.Context, cfg PresenceConfig) (report *PresenceReport, 
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, stopContenders(all)) }()
-	report = &PresenceReport{Clients: cfg.Clients, Listed: cfg.Listed, Replicas: cfg.Replicas, Callers: cfg.Callers, Seconds: cfg.Duration.Seconds()}
+	t := &Table{Name: presenceTable, Charts: []Chart{{Title: "calls of presence_stats", Kind: bars, Y: statsAsked}}}
+	open := &Table{Name: presenceOpen, What: fmt.Sprintf("%d calls of presence_stats a second, from when each was due", cfg.Rate),
+		Charts: []Chart{{Title: "presence_stats", Kind: percentiles, Y: statsAsked, Log: true}}}
 	for _, c := range all {
 		fmt.Fprintf(cfg.Progress, "%s: %d members\n", c.name, cfg.Clients)
-		m, err := cfg.measure(ctx, c)
+		row, timed, err := cfg.measure(ctx, c)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", c.name, err)
 		}
-		report.Results = append(report.Results, m)
+		t.Rows = append(t.Rows, row)
+		if timed != nil {
+			open.Rows = append(open.Rows, timed)
+		}
 	}
-	return report, nil
+	out = &Result{Bench: "presence", What: fmt.Sprintf("%d members of one channel on %d replicas; %d ask for its stats, one for the list of a channel of %d; %.3g s each",
+		cfg.Clients, len(all[0].urls), cfg.Callers, cfg.Listed, cfg.Duration.Seconds()), Tables: withRatios(t)}
+	if len(open.Rows) > 0 {
+		out.Tables = append(out.Tables, open)
+	}
+	return out, nil
 }
 
-func (cfg *PresenceConfig) measure(ctx context.Context, c *contender) (m PresenceResult, err error) {
-	m.Name = c.name
-	name := "crowd:" + rand.Text()[:8]
+func (cfg *PresenceConfig) measure(ctx context.Context, c *contender) (row, timed *Row, err error) {
+	row = &Row{Name: c.name}
+	name := cfg.channel("crowd")
 	channel := map[string]any{"channel": name}
-	crowd, err := startCrowd(ctx, cfg.Binary, name, c.servers(), cfg.Clients/len(c.urls))
+	crowd, err := startCrowd(ctx, cfg.Binary, name, c, cfg.Clients/len(c.urls))
 	if err != nil {
-		return m, err
+		return nil, nil, err
 	}
 	defer func() { err = errors.Join(err, crowd.stop()) }()
-	before, err := exactCPUTimes([][]int{c.pids})
+	before, err := c.cpu()
 	if err != nil {
-		return m, err
+		return nil, nil, err
 	}
 	start := time.Now()
-	if _, err = crowd.open(ctx, nil); err != nil {
-		return m, err
+	if _, err = crowd.open(ctx, 0, nil, 0); err != nil {
+		return nil, nil, err
 	}
-	if m.Join, err = c.until(ctx, start, channel, cfg.Clients); err != nil {
-		return m, err
-	}
-	after, err := exactCPUTimes([][]int{c.pids})
+	join, err := c.until(ctx, start, channel, crowd.clients)
 	if err != nil {
-		return m, err
+		return nil, nil, err
 	}
-	m.CPU = ratio(float64((after[0] - before[0]).Microseconds()), float64(cfg.Clients))
-	if m.Stats, err = c.callRate(ctx, cfg.Callers, cfg.Duration, "presence_stats", channel); err != nil {
-		return m, err
+	used, err := c.cpuSince(before, "CPU of a join", float64(crowd.clients))
+	if err != nil {
+		return nil, nil, err
 	}
-	if m.Lists, err = cfg.lists(ctx, c); err != nil {
-		return m, err
+	stats, err := c.callRate(ctx, cfg.Callers, cfg.Duration, "presence_stats", channel)
+	if err != nil {
+		return nil, nil, err
+	}
+	if cfg.Rate > 0 {
+		if timed, err = cfg.timed(ctx, c, channel); err != nil {
+			return nil, nil, err
+		}
+	}
+	lists, err := cfg.lists(ctx, c)
+	if err != nil {
+		return nil, nil, err
 	}
 	start = time.Now()
 	if err = crowd.close(ctx); err != nil {
-		return m, err
+		return nil, nil, err
 	}
-	m.Leave, err = c.until(ctx, start, channel, 0)
-	return m, err
+	leave, err := c.until(ctx, start, channel, 0)
+	row.Figures = append([]Figure{less("joined", "s", join), less("left", "s", leave), more(statsAsked, "/s", stats), more("lists", "/s", lists)}, used...)
+	return row, timed, err
 }
+
+// timed asks for the stats at a rate.
+func (cfg *PresenceConfig) timed(ctx context.Context, c *contender, channel map[string]any) (*Row, error) {
+	o, err := openLoop{total: max(int(float64(cfg.Rate)*cfg.Duration.Seconds()), 1), at: evenly(float64(cfg.Rate)), workers: histograms,
+		connect: func(ctx context.Context, i int) (client, error) { return caller{c, ctx, i, channel}, nil }}.run(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &Row{Name: c.name, Times: []Times{o.times.times(statsAsked)}, Tally: &o.tally}, nil
+}
+
+// caller asks the server API for the stats of a channel.
+type caller struct {
+	*contender
+	ctx     context.Context // of the measurement, which is as long as it lives
+	process int
+	channel map[string]any
+}
+
+func (c caller) do(int, time.Time) error {
+	return c.call(c.ctx, c.process, "presence_stats", c.channel, nil)
+}
+
+func (caller) close() {}
 
 // lists is how many complete lists of a channel's members one caller gets a second.
 func (cfg *PresenceConfig) lists(ctx context.Context, c *contender) (rate float64, err error) {
-	name := "crowd:" + rand.Text()[:8]
+	name := cfg.channel("crowd")
 	channel := map[string]any{"channel": name}
-	crowd, err := startCrowd(ctx, cfg.Binary, name, c.servers(), cfg.Listed/len(c.urls))
+	crowd, err := startCrowd(ctx, cfg.Binary, name, c, cfg.Listed/len(c.urls))
 	if err != nil {
 		return 0, err
 	}
 	defer func() { err = errors.Join(err, crowd.stop()) }()
-	if _, err = crowd.open(ctx, nil); err != nil {
+	if _, err = crowd.open(ctx, 0, nil, 0); err != nil {
 		return 0, err
 	}
-	if _, err = c.until(ctx, time.Now(), channel, cfg.Listed); err != nil {
+	if _, err = c.until(ctx, time.Now(), channel, crowd.clients); err != nil {
 		return 0, err
 	}
 	var list struct {
@@ -129,8 +159,8 @@ func (cfg *PresenceConfig) lists(ctx context.Context, c *contender) (rate float6
 	if err = c.call(ctx, 0, "presence", channel, &list); err != nil {
 		return 0, err
 	}
-	if len(list.Presence) != cfg.Listed {
-		return 0, fmt.Errorf("%w: the list has %d of %d members", ErrBroken, len(list.Presence), cfg.Listed)
+	if len(list.Presence) != crowd.clients {
+		return 0, fmt.Errorf("%w: the list has %d of %d members", ErrBroken, len(list.Presence), crowd.clients)
 	}
 	return c.callRate(ctx, 1, cfg.Duration, "presence", channel)
 }
@@ -178,23 +208,4 @@ func (c *contender) callRate(ctx context.Context, callers int, duration time.Dur
 	}
 	err := g.Wait()
 	return ratio(float64(calls.Load()), time.Since(start).Seconds()), err
-}
-
-// Print writes the report for people.
-func (r *PresenceReport) Print(w io.Writer) error {
-	fmt.Fprintf(w, "\npresence: %d members of one channel on %d replicas; %d ask for its stats, one for the list of a channel of %d; %.3g s each\n\n",
-		r.Clients, r.Replicas, r.Callers, r.Listed, r.Seconds)
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(t, "\tjoined\tCPU each\tstats/s\tlists/s\tleft\t")
-	for _, m := range r.Results {
-		fmt.Fprintf(t, "%s\t%.2f s\t%.0f µs\t%.0f\t%.1f\t%.2f s\t\n", m.Name, m.Join, m.CPU, m.Stats, m.Lists, m.Leave)
-	}
-	if len(r.Results) == 2 {
-		f, p := r.Results[0], r.Results[1]
-		fmt.Fprintf(t, "ratio\t%.2f\t%.2f\t%.2f\t%.2f\t%.2f\t\n", ratio(f.Join, p.Join), ratio(f.CPU, p.CPU), ratio(f.Stats, p.Stats), ratio(f.Lists, p.Lists), ratio(f.Leave, p.Leave))
-	}
-	if err := t.Flush(); err != nil {
-		return fmt.Errorf("write the report: %w", err)
-	}
-	return nil
 }

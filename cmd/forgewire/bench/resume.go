@@ -2,11 +2,8 @@ package bench
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
-	"io"
-	"text/tabwriter"
 	"time"
 )
 
@@ -20,27 +17,23 @@ type ResumeConfig struct {
 	Rounds  int // in which the contenders take turns; medians are reported
 }
 
-// ResumeReport is what Resume found.
-type ResumeReport struct {
-	Clients int            `json:"clients"`
-	Missed  int            `json:"missed"`
-	Size    int            `json:"size"`
-	Rounds  int            `json:"rounds"`
-	Results []ResumeResult `json:"results"` // Forgewire, and the peer if there is one
+// Names of what Resume reports.
+const (
+	resumeTable = "all at once"
+	messages    = "messages"
+	comeBack    = "until whole"
+)
+
+// resumption is one contender's rounds.
+type resumption struct {
+	seconds, cpu []float64
+	times        *histogram
+	tally        Tally
 }
 
-// ResumeResult is how one contender brings back what was missed.
-type ResumeResult struct {
-	Name    string  `json:"name"`
-	Seconds float64 `json:"seconds"` // from the first handshake until everybody has everything
-	Rate    float64 `json:"messages_per_second"`
-	CPU     float64 `json:"cpu_us_per_message"` // of the server
-	seconds []float64
-	cpu     []float64
-}
-
-// Resume measures how long it takes until clients that come back all at once have what they missed.
-func Resume(ctx context.Context, cfg ResumeConfig) (report *ResumeReport, err error) {
+// Resume measures how long it takes until clients that come back all at once have what they missed. They are all due at
+// the beginning, whoever waits for whom.
+func Resume(ctx context.Context, cfg ResumeConfig) (out *Result, err error) {
 	if cfg.Clients < 1 || cfg.Missed < 1 || cfg.Rounds < 1 || cfg.Size < minCrowdData {
 		return nil, fmt.Errorf("clients, missed messages and rounds must be positive, and the size at least %d", minCrowdData)
 	}
@@ -49,75 +42,66 @@ func Resume(ctx context.Context, cfg ResumeConfig) (report *ResumeReport, err er
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, stopContenders(all)) }()
-	report = &ResumeReport{Clients: cfg.Clients, Missed: cfg.Missed, Size: cfg.Size, Rounds: cfg.Rounds, Results: make([]ResumeResult, len(all))}
+	parts := make([]resumption, len(all))
 	for round := range cfg.Rounds {
 		for i, c := range all {
 			fmt.Fprintf(cfg.Progress, "%s: round %d of %d\n", c.name, round+1, cfg.Rounds)
-			took, cpu, err := cfg.round(ctx, c)
-			if err != nil {
+			if parts[i].times == nil {
+				parts[i].times = newHistogram()
+			}
+			if err := cfg.round(ctx, c, &parts[i]); err != nil {
 				return nil, fmt.Errorf("%s: %w", c.name, err)
 			}
-			m := &report.Results[i]
-			m.Name, m.seconds, m.cpu = c.name, append(m.seconds, took.Seconds()), append(m.cpu, cpu)
 		}
 	}
-	for i := range report.Results {
-		m := &report.Results[i]
-		m.Seconds, m.CPU = median(m.seconds), median(m.cpu)
-		m.Rate = ratio(float64(cfg.Clients*cfg.Missed), m.Seconds)
+	t := &Table{Name: resumeTable, What: "until whole: from when all come until one has everything",
+		Charts: []Chart{{Title: "messages brought back", Kind: bars, Y: messages}, {Title: "until a client has everything", Kind: percentiles, Y: comeBack}}}
+	for i, c := range all {
+		p := &parts[i]
+		row := &Row{Name: c.name, Figures: []Figure{less("until all have all", "s", median(p.seconds)), more(messages, "/s", ratio(float64(cfg.Clients*cfg.Missed), median(p.seconds)))},
+			Times: []Times{p.times.times(comeBack)}, Tally: &p.tally}
+		if len(p.cpu) > 0 {
+			row.Figures = append(row.Figures, less("CPU of one", "µs", median(p.cpu)))
+		}
+		t.Rows = append(t.Rows, row)
 	}
-	return report, nil
+	return &Result{Bench: "resume", What: fmt.Sprintf("%d clients come back at once, each of which missed %d messages of %d bytes; medians of %d rounds", cfg.Clients, cfg.Missed, cfg.Size, cfg.Rounds),
+		Tables: withRatios(t), Notes: []string{"Every client was recovered, and has every message, once and in order."}}, nil
 }
 
 // round lets clients come back to a channel of its own.
-func (cfg *ResumeConfig) round(ctx context.Context, c *contender) (took time.Duration, cpu float64, err error) {
-	channel := "past:" + rand.Text()[:8]
+func (cfg *ResumeConfig) round(ctx context.Context, c *contender, p *resumption) (err error) {
+	channel := cfg.channel("past")
 	var from since
 	if err = c.call(ctx, 0, "history", map[string]any{"channel": channel}, &from); err != nil {
-		return 0, 0, err
+		return err
 	}
-	if err = c.publish(ctx, channel, 0, cfg.Missed, cfg.Size); err != nil {
-		return 0, 0, err
+	if err = c.publish(ctx, channel, 0, cfg.Missed, cfg.Size, time.Now().UnixNano()); err != nil {
+		return err
 	}
-	crowd, err := startCrowd(ctx, cfg.Binary, channel, c.servers(), cfg.Clients)
+	crowd, err := startCrowd(ctx, cfg.Binary, channel, c, cfg.Clients)
 	if err != nil {
-		return 0, 0, err
+		return err
 	}
 	defer func() { err = errors.Join(err, crowd.stop()) }()
-	before, err := exactCPUTimes([][]int{c.pids})
+	before, err := c.cpu()
 	if err != nil {
-		return 0, 0, err
+		return err
 	}
 	start := time.Now()
-	if _, err = crowd.open(ctx, &from); err != nil {
-		return 0, 0, err
-	}
-	end, err := crowd.await(ctx, cfg.Missed)
+	all, err := crowd.open(ctx, 0, &from, cfg.Missed)
 	if err != nil {
-		return 0, 0, err
+		return err
 	}
-	after, err := exactCPUTimes([][]int{c.pids})
+	used, err := c.cpuSince(before, "", float64(cfg.Clients*cfg.Missed))
 	if err != nil {
-		return 0, 0, err
+		return err
 	}
-	return end.Sub(start), ratio(float64((after[0]-before[0]).Nanoseconds())/1e3, float64(cfg.Clients*cfg.Missed)), crowd.close(ctx)
-}
-
-// Print writes the report for people.
-func (r *ResumeReport) Print(w io.Writer) error {
-	fmt.Fprintf(w, "\nresume: %d clients come back at once, each of which missed %d messages of %d bytes; medians of %d rounds\n\n", r.Clients, r.Missed, r.Size, r.Rounds)
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(t, "\tuntil all have all\tmessages/s\tCPU each\t")
-	for _, m := range r.Results {
-		fmt.Fprintf(t, "%s\t%.2f s\t%.0f\t%.2f µs\t\n", m.Name, m.Seconds, m.Rate, m.CPU)
+	for _, f := range used {
+		p.cpu = append(p.cpu, f.Value)
 	}
-	if len(r.Results) == 2 {
-		f, p := r.Results[0], r.Results[1]
-		fmt.Fprintf(t, "ratio\t%.2f\t%.2f\t%.2f\t\n", ratio(f.Seconds, p.Seconds), ratio(f.Rate, p.Rate), ratio(f.CPU, p.CPU))
-	}
-	if err := t.Flush(); err != nil {
-		return fmt.Errorf("write the report: %w", err)
-	}
-	fmt.Fprintln(w, "Every client was recovered, and has every message, once and in order.")
-	return nil
+	p.seconds = append(p.seconds, all.end.Sub(start).Seconds())
+	p.times.merge(all.times)
+	p.tally.add(&all.tally)
+	return crowd.close(ctx)
 }

@@ -6,8 +6,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"io"
-	"runtime"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -24,44 +22,42 @@ type SQLConfig struct {
 	Warmup   time.Duration // before each slice
 	Database string        // migrated; "" for a private one
 
-	Binary   string    // forgewire, for the replica
-	Environ  []string  // of which the replica gets the variables of the Go runtime
-	Progress io.Writer // gets a line for each step
+	Setup
 }
 
-// SQLReport is what SQL found.
-type SQLReport struct {
-	CPUs    int       `json:"cpus"`
-	Server  string    `json:"postgres"`
-	Writers int       `json:"writers"`
-	Rounds  int       `json:"rounds"`
-	Seconds float64   `json:"seconds"` // of a slice
-	Disks   []SQLDisk `json:"disks"`
+// sqlDisk is the cases on one disk.
+type sqlDisk struct {
+	name      string
+	cases     []*sqlCase
+	published int           // in case c, all received
+	lag       time.Duration // the longest, from the end of a slice of c to the last message received
 }
 
-// SQLDisk is the cases on one disk.
-type SQLDisk struct {
-	Disk      string             `json:"disk"`
-	Cases     []SQLCase          `json:"cases"`
-	Ratios    map[string]float64 `json:"ratios"`                  // medians over the rounds of "c/b", "c/a", "d/a", "b/a"
-	ByCPU     map[string]float64 `json:"ratios_by_cpu,omitempty"` // what they would be if CPU time were all that counts
-	Published int                `json:"published"`               // in case c, all received
-	LagMS     float64            `json:"longest_drain_ms"`        // from the end of a slice of c to the last message received
+// sqlCase is one case.
+type sqlCase struct {
+	name, what string
+	rates      []float64
+	cpu        []float64 // µs for a transaction, of everything of ours; steady also on a busy machine
+	script     string
 }
 
-// SQLCase is one case.
-type SQLCase struct {
-	Name   string    `json:"name"`
-	What   string    `json:"what"`
-	Rate   float64   `json:"transactions_per_second"` // median of Rates
-	Rates  []float64 `json:"rates"`
-	CPU    float64   `json:"cpu_us_per_transaction,omitempty"` // median, of everything of ours; steady also on a busy machine
-	cpu    []float64
-	script string
-}
+// Names of what SQL reports.
+const (
+	diskAsItIs   = "disk as it is"
+	diskSlow     = "a flush 1 ms slower"
+	transactions = "transactions"
+)
 
 // publishing is the case that a replica has to follow.
 const publishing = "c"
+
+// What the cases do.
+const (
+	sqlAlone   = "the insert alone"
+	sqlSecond  = "with a plain second insert"
+	sqlPublish = "with forgewire.publish"
+	sqlNotify  = "with a second insert and NOTIFY"
+)
 
 const (
 	insertOrder = "INSERT INTO forgewire_bench.orders (customer, amount, note) VALUES (:customer, 12.50, 'a business insert');\n"
@@ -74,26 +70,26 @@ CREATE TABLE forgewire_bench.plain (id bigint GENERATED ALWAYS AS IDENTITY PRIMA
 
 // cases have the same number of round trips where they do the same number of things; d, which does three,
 // does two of them in one.
-func cases(channel string) []*SQLCase {
+func cases(channel string) []*sqlCase {
 	data := `{"n": 1, "x": "` + strings.Repeat("x", 133) + `"}` // 150 bytes, as jsonb prints it
 	transaction := func(second string) string {
 		return "\\set customer random(1, 100000)\nBEGIN;\n" + insertOrder + second + "END;\n"
 	}
 	insertPlain := fmt.Sprintf("INSERT INTO forgewire_bench.plain (channel, data) VALUES ('%s', '%s')", channel, data)
-	return []*SQLCase{
-		{Name: "a", What: "a business insert alone", script: transaction("")},
-		{Name: "b", What: "+ a plain second insert", script: transaction(insertPlain + ";\n")},
-		{Name: publishing, What: "+ forgewire.publish", script: transaction(fmt.Sprintf("SELECT forgewire.publish('%s', '%s');\n", channel, data))},
-		{Name: "d", What: "+ a second insert and NOTIFY", script: transaction("WITH i AS (" + insertPlain + ") SELECT pg_notify('x', '');\n")},
+	return []*sqlCase{
+		{name: "a", what: sqlAlone, script: transaction("")},
+		{name: "b", what: sqlSecond, script: transaction(insertPlain + ";\n")},
+		{name: publishing, what: sqlPublish, script: transaction(fmt.Sprintf("SELECT forgewire.publish('%s', '%s');\n", channel, data))},
+		{name: "d", what: sqlNotify, script: transaction("WITH i AS (" + insertPlain + ") SELECT pg_notify('x', '');\n")},
 	}
 }
 
 // SQL measures what publishing in a transaction costs the transaction.
-func SQL(ctx context.Context, cfg SQLConfig) (report *SQLReport, err error) {
+func SQL(ctx context.Context, cfg SQLConfig) (out *Result, err error) {
 	if cfg.Writers < 1 || cfg.Rounds < 1 || cfg.Slice < time.Second {
 		return nil, errors.New("writers and rounds must be positive, and a slice at least a second")
 	}
-	st, err := startStack(ctx, stackConfig{Binary: cfg.Binary, Environ: cfg.Environ, Database: cfg.Database, Replicas: 1, Progress: cfg.Progress})
+	st, err := cfg.start(ctx, stackConfig{Database: cfg.Database, Replicas: 1})
 	if err != nil {
 		return nil, err
 	}
@@ -129,7 +125,7 @@ type sqlBench struct {
 }
 
 // follow measures while a subscriber counts.
-func (b *sqlBench) follow(ctx context.Context, st *stack) (*SQLReport, error) {
+func (b *sqlBench) follow(ctx context.Context, st *stack) (*Result, error) {
 	b.channel = "bench-" + rand.Text()[:8]
 	b.arrived = make(chan struct{}, 1)
 	sub, err := subscribe(ctx, st.replicas[0].url, "", []string{b.channel})
@@ -137,7 +133,7 @@ func (b *sqlBench) follow(ctx context.Context, st *stack) (*SQLReport, error) {
 		return nil, err
 	}
 	defer sub.close()
-	var report *SQLReport
+	var out *Result
 	g, running := errgroup.WithContext(ctx)
 	defer context.AfterFunc(running, sub.close)()
 	done := make(chan struct{})
@@ -151,7 +147,7 @@ func (b *sqlBench) follow(ctx context.Context, st *stack) (*SQLReport, error) {
 		}
 	})
 	g.Go(func() (err error) {
-		report, err = b.measure(running, st.private != nil)
+		out, err = b.measure(running, st.private != nil)
 		close(done)
 		sub.close()
 		return err
@@ -159,7 +155,7 @@ func (b *sqlBench) follow(ctx context.Context, st *stack) (*SQLReport, error) {
 	if err = g.Wait(); err != nil {
 		return nil, err
 	}
-	return report, nil
+	return out, nil
 }
 
 // count counts what the subscriber receives, until its connection ends, and checks the order.
@@ -187,19 +183,17 @@ func (b *sqlBench) count(sub *subscriber) error {
 	}
 }
 
-func (b *sqlBench) measure(ctx context.Context, private bool) (*SQLReport, error) {
-	report := &SQLReport{CPUs: runtime.NumCPU(), Writers: b.cfg.Writers, Rounds: b.cfg.Rounds, Seconds: b.cfg.Slice.Seconds()}
-	if err := b.conn.QueryRow(ctx, "SHOW server_version").Scan(&report.Server); err != nil {
-		return nil, fmt.Errorf("ask for the server's version: %w", err)
-	}
-	disk, err := b.disk(ctx, "as it is")
+func (b *sqlBench) measure(ctx context.Context, private bool) (*Result, error) {
+	out := &Result{Bench: "sql", What: fmt.Sprintf("what publishing costs a transaction with a business insert: %d writers, medians of %d rounds of %.3g s; a replica drains meanwhile",
+		b.cfg.Writers, b.cfg.Rounds, b.cfg.Slice.Seconds())}
+	disk, err := b.disk(ctx, diskAsItIs)
 	if err != nil {
 		return nil, err
 	}
-	report.Disks = append(report.Disks, disk)
+	disk.report(out)
 	if !private {
-		fmt.Fprintln(b.cfg.Progress, "a slow disk is imitated only on a private server: it takes settings of the whole server")
-		return report, nil
+		out.Notes = append(out.Notes, "A slow disk is imitated only on a private server: it takes settings of the whole server.")
+		return out, nil
 	}
 	// Every flush waits a millisecond first, whoever else is there.
 	for _, statement := range []string{"ALTER SYSTEM SET commit_delay = 1000", "ALTER SYSTEM SET commit_siblings = 0", "SELECT pg_reload_conf()"} {
@@ -207,50 +201,70 @@ func (b *sqlBench) measure(ctx context.Context, private bool) (*SQLReport, error
 			return nil, err
 		}
 	}
-	if disk, err = b.disk(ctx, "a flush 1 ms slower"); err != nil {
+	if disk, err = b.disk(ctx, diskSlow); err != nil {
 		return nil, err
 	}
-	report.Disks = append(report.Disks, disk)
-	return report, nil
+	disk.report(out)
+	return out, nil
 }
 
 // disk measures all cases in turns, so that what the machine does at one time meets all of them alike.
-func (b *sqlBench) disk(ctx context.Context, name string) (SQLDisk, error) {
-	d := SQLDisk{Disk: name, Ratios: map[string]float64{}, ByCPU: map[string]float64{}}
-	all := cases(b.channel)
+func (b *sqlBench) disk(ctx context.Context, name string) (*sqlDisk, error) {
+	d := &sqlDisk{name: name, cases: cases(b.channel)}
 	before := b.committed
 	for round := range b.cfg.Rounds {
-		fmt.Fprintf(b.cfg.Progress, "disk %s, round %d of %d\n", name, round+1, b.cfg.Rounds)
-		for i := range all {
-			c := all[(i+round)%len(all)]
+		fmt.Fprintf(b.cfg.Progress, "%s, round %d of %d\n", name, round+1, b.cfg.Rounds)
+		for i := range d.cases {
+			c := d.cases[(i+round)%len(d.cases)]
 			lag, err := b.slice(ctx, c)
 			if err != nil {
-				return d, fmt.Errorf("case %s: %w", c.Name, err)
+				return d, fmt.Errorf("%s: %w", c.what, err)
 			}
-			d.LagMS = max(d.LagMS, float64(lag.Microseconds())/1000)
+			d.lag = max(d.lag, lag)
 		}
 	}
-	rates, cpu := map[string][]float64{}, map[string]float64{}
-	for _, c := range all {
-		c.Rate, c.CPU = median(c.Rates), median(c.cpu)
-		rates[c.Name], cpu[c.Name] = c.Rates, c.CPU
-		d.Cases = append(d.Cases, *c)
-	}
-	for _, pair := range []string{"b/a", "c/b", "c/a", "d/a"} {
-		over, under, _ := strings.Cut(pair, "/")
-		var each []float64
-		for i := range rates[over] {
-			each = append(each, ratio(rates[over][i], rates[under][i]))
-		}
-		d.Ratios[pair] = median(each)
-		d.ByCPU[pair] = ratio(cpu[under], cpu[over]) // the rate is what a transaction costs, turned over
-	}
-	d.Published = int(b.committed - before)
+	d.published = int(b.committed - before)
 	return d, nil
 }
 
+// report adds what was found. Ratios are medians over the rounds; by CPU time they are what they would be if that were
+// all that counts.
+func (d *sqlDisk) report(out *Result) {
+	t := &Table{Name: d.name, Charts: []Chart{{Title: "transactions, " + d.name, Kind: bars, Y: transactions}}}
+	ratios := &Table{Name: d.name + ", ratios"}
+	rates, cpu := map[string][]float64{}, map[string]float64{}
+	for _, c := range d.cases {
+		rates[c.name], cpu[c.name] = c.rates, median(c.cpu)
+		row := &Row{Name: c.what, Figures: []Figure{more(transactions, "/s", median(c.rates))}}
+		if len(c.cpu) > 0 {
+			row.Figures = append(row.Figures, less("CPU of one", "µs", median(c.cpu)))
+		}
+		t.Rows = append(t.Rows, row)
+	}
+	for _, pair := range []struct{ over, under, name string }{
+		{"c", "b", "forgewire.publish beside a plain second insert"}, {"c", "a", "forgewire.publish beside the insert alone"},
+		{"d", "a", "a second insert and NOTIFY beside the insert alone"}, {"b", "a", "a plain second insert beside the insert alone"},
+	} {
+		var each []float64
+		for i := range rates[pair.over] {
+			each = append(each, ratio(rates[pair.over][i], rates[pair.under][i]))
+		}
+		row := &Row{Name: pair.name, Figures: []Figure{plain("rate", "×", median(each))}}
+		if strings.Contains(pair.name, "forgewire") {
+			row.Figures[0].Better = More
+		}
+		if used := ratio(cpu[pair.under], cpu[pair.over]); used > 0 {
+			row.Figures = append(row.Figures, plain("by CPU time", "×", used)) // the rate is what a transaction costs, turned over
+		}
+		ratios.Rows = append(ratios.Rows, row)
+	}
+	out.Tables = append(out.Tables, t, ratios)
+	out.Notes = append(out.Notes, fmt.Sprintf("%s: all %d published messages were received, once and in order; the last at most %d ms after its slice.",
+		d.name, d.published, d.lag.Milliseconds()))
+}
+
 // slice measures one case once, and returns how long the drain took after its end.
-func (b *sqlBench) slice(ctx context.Context, c *SQLCase) (lag time.Duration, err error) {
+func (b *sqlBench) slice(ctx context.Context, c *sqlCase) (lag time.Duration, err error) {
 	if err = b.exec(ctx, emptyTables); err != nil {
 		return 0, err
 	}
@@ -259,8 +273,8 @@ func (b *sqlBench) slice(ctx context.Context, c *SQLCase) (lag time.Duration, er
 	if runErr != nil {
 		return 0, runErr
 	}
-	c.Rates = append(c.Rates, o.rate)
-	if c.Name == publishing {
+	c.rates = append(c.rates, o.rate)
+	if c.name == publishing {
 		if lag, runErr = b.drained(ctx, o.committed); runErr != nil {
 			return 0, runErr
 		}
@@ -299,22 +313,6 @@ func (b *sqlBench) drained(ctx context.Context, committed int) (time.Duration, e
 func (b *sqlBench) exec(ctx context.Context, statement string) error {
 	if _, err := b.conn.Exec(ctx, statement); err != nil {
 		return fmt.Errorf("prepare the database: %w", err)
-	}
-	return nil
-}
-
-// Print writes the report for people.
-func (r *SQLReport) Print(w io.Writer) error {
-	fmt.Fprintf(w, "\nsql: %d writers, PostgreSQL %s, medians of %d rounds of %.3g s, %d CPUs; a replica drains meanwhile\n",
-		r.Writers, r.Server, r.Rounds, r.Seconds, r.CPUs)
-	for _, d := range r.Disks {
-		fmt.Fprintf(w, "\ndisk: %s\n", d.Disk)
-		for _, c := range d.Cases {
-			fmt.Fprintf(w, "  %s  %-32s %8.0f transactions/s %6.0f µs CPU each\n", c.Name, c.What, c.Rate, c.CPU)
-		}
-		fmt.Fprintf(w, "  c/b %.2f (aim: 0.80)   c/a %.2f (aim: 0.45)   d/a %.2f   b/a %.2f   by CPU time: c/b %.2f   c/a %.2f\n",
-			d.Ratios["c/b"], d.Ratios["c/a"], d.Ratios["d/a"], d.Ratios["b/a"], d.ByCPU["c/b"], d.ByCPU["c/a"])
-		fmt.Fprintf(w, "  all %d published messages were received, once and in order; the last at most %.0f ms after its slice\n", d.Published, d.LagMS)
 	}
 	return nil
 }

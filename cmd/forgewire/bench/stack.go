@@ -33,6 +33,16 @@ type stackConfig struct {
 	Variables []string // more of the replicas' environment
 }
 
+// start starts a stack, and lets the report know what it is of.
+func (s Setup) start(ctx context.Context, cfg stackConfig) (*stack, error) {
+	cfg.Binary, cfg.Environ, cfg.Progress = s.Binary, s.Environ, s.Progress
+	st, err := startStack(ctx, cfg)
+	if err == nil && s.Machine != nil {
+		s.Machine.serverVersions(ctx, st)
+	}
+	return st, err
+}
+
 func startStack(ctx context.Context, cfg stackConfig) (s *stack, err error) {
 	s = &stack{database: cfg.Database, apiKey: rand.Text(), environ: append(goVariables(cfg.Environ), cfg.Variables...)}
 	defer func() {

@@ -30,27 +30,21 @@ func (s *system) measure(ctx context.Context, l load, subscribers, channels int)
 		names[i] = fmt.Sprintf("bench-%s-%d", rand.Text()[:8], i)
 	}
 	receivers, err := s.receivers(ctx, subscribers, names)
-	defer func() { closeAll(receivers, nil) }()
+	defer func() { closeAll(receivers) }()
 	if err != nil {
 		return nil, err
 	}
-	conns, err := s.dial(ctx, l, names)
-	defer func() { closeAll(nil, conns) }()
-	if err != nil {
-		return nil, err
-	}
-
-	w := l.window()
 	out := newSample()
-	publishers := make([]*publisher, len(conns))
-	var publishing, rest errgroup.Group
-	for i, c := range conns {
+	publishers := make([]*publisher, l.publishers)
+	for i := range publishers {
 		publishers[i] = &publisher{number: i, publish: newHistogramOf(i, publishers)}
-		publishing.Go(func() error { return publishers[i].run(w, c.data, c.publish) })
 	}
 	failed, fail := context.WithCancelCause(ctx)
 	defer fail(nil)
-	defer context.AfterFunc(failed, func() { closeAll(receivers, conns) })() // a network call ends when its connection does
+	defer context.AfterFunc(failed, func() { closeAll(receivers) })() // a network call ends when its connection does
+	w := l.window()
+	var publishing, rest errgroup.Group
+	publishing.Go(func() error { return s.publish(failed, l, w, publishers, names) })
 	for i, r := range receivers {
 		rest.Go(func() error {
 			err := r.run(w)
@@ -74,12 +68,36 @@ func (s *system) measure(ctx context.Context, l load, subscribers, channels int)
 	return out.collect(l, publishers, receivers)
 }
 
-func closeAll(receivers []*receiver, conns []*httpConn) {
+// publish lets the publishers do their work, in a closed or an open loop.
+func (s *system) publish(ctx context.Context, l load, w window, publishers []*publisher, channels []string) error {
+	dial := func(ctx context.Context, i int) (*httpConn, error) {
+		return dialHTTP(ctx, s.replicas[i%len(s.replicas)], s.apiKey, channels[i%len(channels)], l.size)
+	}
+	if l.rate > 0 {
+		_, err := openLoop{total: int(l.rate * (l.warmup + l.duration).Seconds()), at: evenly(l.rate), workers: len(publishers),
+			connect: func(ctx context.Context, i int) (client, error) {
+				c, err := dial(ctx, i)
+				return &timely{publisher: publishers[i], conn: c, window: w}, err
+			}}.run(ctx)
+		return err
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	for i, p := range publishers {
+		g.Go(func() error {
+			c, err := dial(ctx, i)
+			if err != nil {
+				return err
+			}
+			defer c.close()
+			return p.run(w, c.data, c.publish)
+		})
+	}
+	return g.Wait() //nolint:wrapcheck // they say which publisher it was
+}
+
+func closeAll(receivers []*receiver) {
 	for _, r := range receivers {
 		r.close()
-	}
-	for _, c := range conns {
-		_ = c.Close() // everything was acknowledged, or an error says so
 	}
 }
 
@@ -120,18 +138,6 @@ func (s *system) receivers(ctx context.Context, n int, channels []string) ([]*re
 	return receivers, nil
 }
 
-func (s *system) dial(ctx context.Context, l load, channels []string) ([]*httpConn, error) {
-	conns := make([]*httpConn, 0, l.publishers)
-	for i := range l.publishers {
-		c, err := dialHTTP(ctx, s.replicas[i%len(s.replicas)], s.apiKey, channels[i%len(channels)], l.size)
-		if err != nil {
-			return conns, err
-		}
-		conns = append(conns, c)
-	}
-	return conns, nil
-}
-
 // finish publishes the last message of each channel: who has it has everything.
 func (s *system) finish(ctx context.Context, l load, channels []string) error {
 	for i, name := range channels {
@@ -139,11 +145,9 @@ func (s *system) finish(ctx context.Context, l load, channels []string) error {
 		if err != nil {
 			return err
 		}
-		stop := context.AfterFunc(ctx, func() { _ = c.Close() })
 		stamp(c.data, endOfRun, i)
 		_, err = c.publish()
-		stop()
-		_ = c.Close()
+		c.close()
 		if err != nil {
 			return fmt.Errorf("publish the last message: %w", err)
 		}
@@ -156,8 +160,9 @@ func (s *sample) collect(l load, publishers []*publisher, receivers []*receiver)
 	s.seconds = l.duration.Seconds()
 	for i, p := range publishers {
 		s.acked += p.acked
-		if s.refused += p.refused; p.refused > 0 {
-			s.refusal = p.refusal.Error()
+		s.tally.add(&p.tally)
+		if p.refusal != nil {
+			s.refusal = p.refusal
 		}
 		if i < histograms {
 			s.publish.merge(p.publish)
@@ -182,6 +187,10 @@ type receiver struct {
 	ledger    *ledger
 	latency   *histogram
 	delivered int // in the window
+
+	// Who publishes from this number on has a histogram of his own, guarded by latency's lock; nil where nobody does.
+	fromSQL int
+	sql     *histogram
 }
 
 // run receives until every channel's last message came.
@@ -220,7 +229,11 @@ func (r *receiver) take(frame []byte, now int64, w window) error {
 		if load && w.has(now) {
 			r.delivered++
 		}
-		if load && w.has(a.sent) {
+		switch {
+		case !load || !w.has(a.sent):
+		case r.sql != nil && a.publisher >= r.fromSQL:
+			r.sql.add(now - a.sent)
+		default:
 			r.latency.add(now - a.sent)
 		}
 	}

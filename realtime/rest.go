@@ -33,20 +33,23 @@ func newRest(after time.Duration, busy func() bool) *rest {
 
 // use keeps the replica from resting until done is called, and wakes it.
 func (r *rest) use() (done func()) {
+	r.enter(1)
+	return func() { r.enter(-1) }
+}
+
+// enter counts uses in, or out.
+func (r *rest) enter(n int) {
+	if r.after == 0 {
+		return // each request would wait for the lock
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.using++
+	r.using += n
 	r.stir()
-	return func() {
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		r.using--
-		r.stir()
-	}
 }
 
 // touch is a use that is over already.
-func (r *rest) touch() { r.use()() }
+func (r *rest) touch() { r.enter(0) }
 
 // stir notes a use. The caller holds mu.
 func (r *rest) stir() {
@@ -87,6 +90,9 @@ func (r *rest) end() {
 
 // resting says whether there is nobody, and no connection to the database.
 func (r *rest) resting() bool {
+	if r.after == 0 {
+		return false
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.woken != nil

@@ -80,6 +80,7 @@ func (a *Admin) postLogin(w http.ResponseWriter, r *http.Request) {
 // postLogout ends the session on every replica, with its connections.
 func (a *Admin) postLogout(w http.ResponseWriter, r *http.Request) {
 	if s, ok := a.session(r); ok {
+		defer a.cfg.Node.Use(r.Context())()
 		ctx, cancel := context.WithTimeout(r.Context(), revocationTimeout)
 		defer cancel()
 		// A little later than now: another replica's clock may have been ahead when it signed a token.

@@ -15,7 +15,7 @@ const wakeTimeout = 5 * time.Second
 var errIdle = errors.New("idle")
 
 // rest lets a replica that nobody uses leave the database alone, so that a serverless one can sleep, until the next
-// connection or request. It is safe for concurrent use.
+// connection or request. It is safe for concurrent use; nil never rests.
 type rest struct {
 	after time.Duration // of not being used; 0: it never rests
 	busy  func() bool   // whether there is a use that use was not told of
@@ -39,7 +39,7 @@ func (r *rest) use() (done func()) {
 
 // enter counts uses in, or out.
 func (r *rest) enter(n int) {
-	if r.after == 0 {
+	if r == nil || r.after == 0 {
 		return // each request would wait for the lock
 	}
 	r.mu.Lock()
@@ -101,6 +101,9 @@ func (r *rest) resting() bool {
 // wait waits, while the replica starts or wakes, until what comes next reaches it. A client that came earlier would be
 // refused at the start, and come back later than needed; and after a rest be given all that happened meanwhile.
 func (r *rest) wait(ctx context.Context) {
+	if r == nil {
+		return
+	}
 	r.mu.Lock()
 	awake := r.awake
 	r.mu.Unlock()

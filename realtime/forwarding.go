@@ -19,7 +19,8 @@ const (
 	newForwardSessions = 200              // a second
 	forwardIdle        = 10 * time.Second // after which a session makes room for another
 	maxLeaseWaits      = 256              // requests that wait to hear whether a replica is there
-	leaseLookEvery     = time.Second
+	leaseLookEvery     = 100 * time.Millisecond
+	leaseWritten       = 400 * time.Millisecond // after a replica's first client has come
 )
 
 // Why commands are not passed on.
@@ -114,7 +115,7 @@ func (f *forwarding) there(ctx context.Context, replica string) (bool, error) {
 		if f.known(replica) {
 			return true, nil
 		}
-		if began.Sub(asked) >= leaseLookEvery {
+		if began.Sub(asked) >= leaseWritten {
 			return false, nil
 		}
 	}

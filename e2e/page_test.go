@@ -18,12 +18,31 @@ func TestPage(t *testing.T) {
 	heavy(t)
 	browser := chromium(t)
 	url, key := startDev(t)
+	if status := statusOfHost(t, url, "evil.test"); status != http.StatusMisdirectedRequest {
+		t.Errorf("a name that a stranger made to point here: %d", status)
+	}
 	for _, width := range []int{1280, 390} {
 		out := node(t, "node/page.mjs", "URL="+url, "API_KEY="+key, "CHROMIUM="+browser, "WIDTH="+strconv.Itoa(width), "SHOT="+os.Getenv("SHOT_"+strconv.Itoa(width)))
 		if n := strings.Count(out, "ok   "); n != 23 {
 			t.Errorf("at %d pixels %d of 23 are ok:\n%s", width, n, out)
 		}
 	}
+}
+
+// statusOfHost asks for a page by another name.
+func statusOfHost(t *testing.T, url, host string) int {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Host = host
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = resp.Body.Close()
+	return resp.StatusCode
 }
 
 // chromium finds the browser, or skips the test.

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/http"
 
+	"forgewire/infra/memory"
 	"forgewire/realtime"
 )
 
@@ -44,7 +45,7 @@ func (s *server) body(w http.ResponseWriter, r *http.Request) ([]byte, bool) {
 	case errors.As(err, &tooLarge):
 		s.fail(w, r, http.StatusRequestEntityTooLarge, realtime.ErrLimitExceeded.With(fmt.Sprintf("the request is larger than %d bytes", s.maxBody)))
 		return nil, false
-	case errors.Is(err, errMemory):
+	case errors.Is(err, memory.ErrShort):
 		s.fail(w, r, http.StatusServiceUnavailable, errShedding)
 		return nil, false
 	case err != nil:

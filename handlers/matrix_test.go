@@ -115,7 +115,7 @@ type matrix struct {
 	run         string // the id of a run of acme's
 }
 
-func newMatrix(t *testing.T) *matrix {
+func newMatrix(t *testing.T, change ...func(*handlers.Config)) *matrix {
 	t.Helper()
 	dsn := dbtest.New(t)
 	pool := must(db.NewPool(context.Background(), db.PoolConfig{URL: dsn}))
@@ -134,8 +134,12 @@ func newMatrix(t *testing.T) *matrix {
 	for _, run := range []func(context.Context) error{node.Run, models.Run, serves.Run} {
 		go func() { ended <- run(ctx) }()
 	}
-	handler := must(handlers.Routes(handlers.Config{Monitor: monitor.New(), Node: node, Gate: gate, LLM: models, Resources: serves, Logger: logger,
-		APIKey: apiKey, MaxPublicationBytes: 1 << 20, Version: "test"}))
+	cfg := handlers.Config{Monitor: monitor.New(), Node: node, Gate: gate, LLM: models, Resources: serves, Logger: logger,
+		APIKey: apiKey, MaxPublicationBytes: 1 << 20, Version: "test"}
+	for _, f := range change {
+		f(&cfg)
+	}
+	handler := must(handlers.Routes(cfg))
 	server := httptest.NewServer(handler)
 	t.Cleanup(func() {
 		stop()

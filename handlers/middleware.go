@@ -12,6 +12,7 @@ import (
 
 	"github.com/go-chi/chi/v5/middleware"
 
+	"forgewire/handlers/access"
 	"forgewire/infra/logging"
 	"forgewire/realtime"
 )
@@ -32,16 +33,34 @@ func (s *server) requestID(next http.Handler) http.Handler {
 	})
 }
 
-// use wakes a replica that rests and keeps it awake while a request needs it. What platforms ask all day must not.
+// use wakes a replica that rests, and keeps it awake while a request needs it. It stands behind what lets requests
+// through: what platforms ask all day, and what strangers try, must not wake a database that sleeps.
 func (s *server) use(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		switch r.URL.Path {
-		case "/livez", "/readyz", "/metrics":
-		default:
-			defer s.node.Use()()
-		}
+		defer s.node.Use(r.Context())()
 		next.ServeHTTP(w, r)
 	})
+}
+
+// authenticate lets requests through that have a good key, and uses the replica for them. One that rested may not have
+// heard that the key was revoked: it looks again.
+func (s *server) authenticate(gate *access.Gate) func(http.Handler) http.Handler {
+	return func(next http.Handler) http.Handler {
+		again := gate.Authenticate(next)
+		first := gate.Authenticate(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			rested := s.node.Resting()
+			defer s.node.Use(r.Context())()
+			if rested {
+				again.ServeHTTP(w, r)
+				return
+			}
+			next.ServeHTTP(w, r)
+		}))
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			defer s.node.LetGo() // of what it took to find out that a key is wrong
+			first.ServeHTTP(w, r)
+		})
+	}
 }
 
 func plain(id string) bool {

@@ -1,7 +1,6 @@
 package handlers
 
 import (
-	"errors"
 	"io"
 	"net/http"
 
@@ -13,10 +12,7 @@ import (
 // the database, and in buffers that grew for it.
 const bodyCost = 4
 
-var (
-	errMemory   = errors.New("memory is short")
-	errShedding = &realtime.Error{Code: 111, Message: "memory is short, try again soon", Temporary: true}
-)
+var errShedding = &realtime.Error{Code: 111, Message: "memory is short, try again soon", Temporary: true}
 
 // shed refuses requests whose answers may be large while memory is short.
 func (s *server) shed(next http.Handler) http.Handler {
@@ -54,7 +50,7 @@ type weighed struct {
 func (b *weighed) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	if n > 0 && !b.memory.Reserve(int64(n)*bodyCost) {
-		return 0, errMemory
+		return 0, memory.ErrShort
 	}
 	b.reserved += int64(n) * bodyCost
 	return n, err

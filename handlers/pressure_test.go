@@ -1,6 +1,7 @@
 package handlers_test
 
 import (
+	"io"
 	"log/slog"
 	"net/http"
 	"strings"
@@ -11,13 +12,51 @@ import (
 	"forgewire/infra/memory"
 )
 
+const testLimit = 4 << 20 // of which an eighth may be reserved, and each byte of a body counts four times
+
+func newTestGovernor(used *atomic.Uint64) *memory.Governor {
+	return must(memory.New(memory.Config{Logger: slog.New(slog.DiscardHandler),
+		Limit: func() (uint64, error) { return testLimit, nil }, Used: func() (uint64, error) { return used.Load(), nil }}))
+}
+
+// What models are asked is weighed, too: images are large.
+func TestModelsAreAskedWhatFits(t *testing.T) {
+	t.Parallel()
+	var used atomic.Uint64
+	governor := newTestGovernor(&used)
+	m := newMatrix(t, func(cfg *handlers.Config) { cfg.Memory = governor })
+	ask := func(endpoint string, size int) (int, string, http.Header) {
+		t.Helper()
+		body := `{"model":"m","input":"x","prompt":"x","messages":[{"role":"user","content":"` + strings.Repeat("x", size) + `"}]}`
+		req := must(http.NewRequestWithContext(t.Context(), http.MethodPost, m.server.URL+"/v1/"+endpoint, strings.NewReader(body)))
+		req.Header.Set("Authorization", "Bearer "+apiKey)
+		resp := must(http.DefaultClient.Do(req)) //nolint:bodyclose // it is closed below
+		defer resp.Body.Close()
+		return resp.StatusCode, string(must(io.ReadAll(resp.Body))), resp.Header
+	}
+	for range 2 { // what was reserved is released
+		for _, endpoint := range []string{"chat/completions", "responses", "embeddings", "completions"} {
+			if status, body, _ := ask(endpoint, 100_000); status != http.StatusBadGateway {
+				t.Errorf("%s of what fits: %d %s, want what comes of an upstream that is not there", endpoint, status, body)
+			}
+			if status, body, h := ask(endpoint, 150_000); status != http.StatusServiceUnavailable || !strings.Contains(body, `"memory_short"`) || h.Get("Retry-After") == "" {
+				t.Errorf("%s of what does not: %d %s %v", endpoint, status, body, h)
+			}
+		}
+	}
+	used.Store(testLimit * 9 / 10)
+	eventually(t, "the governor sheds", func() bool { return governor.Check() == memory.Shed })
+	if status, body, _ := ask("chat/completions", 100_000); status != http.StatusServiceUnavailable {
+		t.Errorf("while memory is short: %d %s", status, body)
+	}
+	eventually(t, "all is released", func() bool { return governor.Stats().Reserved == 0 })
+}
+
 // While memory is short small requests get through, and large questions and answers are put off.
 func TestMemoryIsShort(t *testing.T) {
 	t.Parallel()
-	const limit = 4 << 20 // of which a quarter may be reserved, and each byte of a body counts four times
 	var used atomic.Uint64
-	governor := must(memory.New(memory.Config{Logger: slog.New(slog.DiscardHandler),
-		Limit: func() (uint64, error) { return limit, nil }, Used: func() (uint64, error) { return used.Load(), nil }}))
+	governor := newTestGovernor(&used)
 	c := newCluster(t, func(cfg *handlers.Config) { cfg.Memory = governor })
 	post := func(method, body string) (int, http.Header) {
 		t.Helper()
@@ -43,7 +82,7 @@ func TestMemoryIsShort(t *testing.T) {
 		expect("what does not", 503)(publish(150_000))
 	}
 	expect("history", 200)(post("history", `{"channel":"a","limit":1}`))
-	used.Store(limit * 9 / 10)
+	used.Store(testLimit * 9 / 10)
 	eventually(t, "the governor sheds", func() bool { return governor.Check() == memory.Shed })
 	expect("a small publish", 200)(publish(1000))
 	expect("a large publish", 503)(publish(100_000))

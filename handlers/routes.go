@@ -84,7 +84,7 @@ func Routes(cfg Config) (http.Handler, error) {
 	s.methods = methods(s)
 	s.document = document(cfg.Version, s.methods, cfg.Resources.Routes())
 	r := chi.NewRouter()
-	r.Use(s.observe, cfg.Tracing.Middleware, s.requestID, s.recover, s.use)
+	r.Use(s.observe, cfg.Tracing.Middleware, s.requestID, s.recover)
 	if cfg.ClientIPHeader != "" {
 		r.Use(clientIP(cfg.ClientIPHeader))
 	}
@@ -107,7 +107,7 @@ func Routes(cfg Config) (http.Handler, error) {
 		r.With(s.authorize).Method(http.MethodGet, "/metrics", Metrics(cfg))
 	}
 
-	r.With(s.authorize).Get("/v1/stats", s.v1Stats)
+	r.With(s.authorize, s.use).Get("/v1/stats", s.v1Stats)
 	s.v1(r, cfg)
 	// The document has no secrets, and tools fetch it without headers.
 	r.Get("/api/openapi.json", s.openAPI)
@@ -129,7 +129,7 @@ func (s *server) pages(r chi.Router, cfg Config) {
 
 // apiRoutes are the server API.
 func (s *server) apiRoutes(r chi.Router) {
-	r.Use(s.authorize, s.weigh)
+	r.Use(s.authorize, s.use, s.weigh)
 	for _, m := range s.methods {
 		if m.name == "history" {
 			r.With(s.shed).Post("/"+m.name, s.handle(m))
@@ -144,15 +144,15 @@ func (s *server) apiRoutes(r chi.Router) {
 // v1 adds the routes that the keys of `forgewire key` open.
 func (s *server) v1(r chi.Router, cfg Config) {
 	r.Group(func(r chi.Router) {
-		r.Use(middleware.Security, middleware.CORS(s.node.AllowsOrigin), cfg.Gate.Authenticate)
+		r.Use(middleware.Security, middleware.CORS(s.node.AllowsOrigin), s.authenticate(cfg.Gate))
 		if cfg.LLM != nil {
-			models(r, cfg.LLM, cfg.Gate)
+			s.models(r, cfg.LLM, cfg.Gate)
 		}
 	})
 
 	// A model's requests have the limits of their key; these have those of their address.
 	r.Group(func(r chi.Router) {
-		r.Use(middleware.Security, middleware.CORS(s.node.AllowsOrigin), middleware.Rate(cfg.MaxIPRequests), cfg.Gate.Authenticate, middleware.Compress())
+		r.Use(middleware.Security, middleware.CORS(s.node.AllowsOrigin), middleware.Rate(cfg.MaxIPRequests), s.authenticate(cfg.Gate), middleware.Compress())
 		r.Get("/v1/runs", cfg.Gate.ListRuns)
 		r.With(s.shed).Get("/v1/runs/export", cfg.Gate.ExportRuns)
 		r.Get("/v1/runs/{id}", cfg.Gate.GetRun)

@@ -30,6 +30,7 @@ type client struct {
 	// Owned by whoever handles a command: one at a time.
 	user      string
 	identity  *identity // nil where no namespace asks the database
+	known     bool      // it has said who it is, and may be here
 	counted   bool      // among its user's connections
 	operator  bool      // see OperatorNamespace; fixed before it is connected
 	commands  bucket
@@ -39,7 +40,8 @@ type client struct {
 	// Guarded by shard.mu.
 	connected  bool
 	hasToken   bool
-	issued     time.Time // the token; zero if it does not say
+	named      bool      // a token or the connect hook says who it is, so that can be revoked
+	issued     time.Time // the token, zero if it does not say; or when the hook was asked
 	expires    time.Time // the same, or what the connect hook said; zero for never
 	meta       []byte    // JSON, of the connect hook, for the others
 	refreshing bool      // the refresh hook is being asked

@@ -27,6 +27,7 @@ func (c *client) connect(ctx context.Context, cmd *protocol.Command) *Disconnect
 		c.reply(&protocol.Reply{Id: cmd.Id, Error: c.errorFor(err).reply()})
 		return nil
 	}
+	c.enter(ctx)
 	if !c.admitted(a.claims) {
 		return disconnectUserLimit
 	}
@@ -53,6 +54,24 @@ func (c *client) connect(ctx context.Context, cmd *protocol.Command) *Disconnect
 		c.node.webhooks.connected(c)
 	}
 	return nil
+}
+
+// enter makes the connection one for which this replica works. If it rests, it wakes first: not for whoever only opens
+// a connection, or has no right to.
+func (c *client) enter(ctx context.Context) {
+	if !c.known {
+		c.known = true
+		c.node.known.Add(1)
+		c.node.rest.enter(1)
+		c.node.presence.connected()
+	}
+	c.node.rest.wait(ctx)
+}
+
+// exit is for the end of a connection that entered.
+func (c *client) exit() {
+	c.node.known.Add(-1)
+	c.node.rest.enter(-1)
 }
 
 // admitted takes the connection as its user's, unless the user has as many as one may have.
@@ -96,8 +115,9 @@ func (c *client) accept(hasToken bool, claims *Claims) (expires bool, seconds ui
 	defer c.shard.mu.Unlock()
 	c.shard.identified(c)
 	c.expires, c.hasToken, c.issued = time.Time{}, hasToken, issuedAt(&claims.RegisteredClaims)
+	c.named = hasToken || claims.IssuedAt != nil
 	// After the user's connections include this one: a revocation now either finds it or is found here.
-	if hasToken && c.node.revocations.refuse(c.user, c.issued) {
+	if c.named && c.node.revocations.refuse(c.user, c.issued) {
 		return false, 0, disconnectInvalidToken.with("revoked")
 	}
 	if claims.ExpiresAt != nil {

@@ -153,6 +153,11 @@ func (n *Node) ServeEmulation(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusNoContent)
 		return
 	}
+	defer n.LetGo() // nobody here is in need of the database
+	if err = n.forwarding.admit(r.Context(), req.Node, req.Session); err != nil {
+		n.refuseForward(w, r, err)
+		return
+	}
 	if err = n.relay.forward(r.Context(), control{Op: opEmulate, Node: req.Node, Session: req.Session, Data: req.Data}); err != nil {
 		n.refuseForward(w, r, err)
 		return
@@ -170,19 +175,6 @@ func (s *sessions) readBody(w http.ResponseWriter, r *http.Request, limit int) (
 		}
 	}
 	return readBody(w, r, limit)
-}
-
-func (n *Node) refuseForward(w http.ResponseWriter, r *http.Request, err error) {
-	var e *Error
-	switch {
-	case !errors.As(err, &e):
-		n.logger.WarnContext(r.Context(), "commands could not be passed on to the connection's replica", "error", err)
-		refuse(w, http.StatusServiceUnavailable, ErrInternal)
-	case e.Temporary:
-		refuse(w, http.StatusServiceUnavailable, e)
-	default:
-		refuse(w, http.StatusRequestEntityTooLarge, e)
-	}
 }
 
 // parseEmulation reads and checks a request. In JSON the commands are a string of JSON.

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/centrifugal/protocol"
 	"github.com/golang-jwt/jwt/v5"
@@ -46,6 +47,7 @@ func (c *client) identify(ctx context.Context, req *protocol.ConnectRequest) (*a
 		return nil, err
 	}
 	c.waitForHook(h)
+	asked := time.Now()
 	result, err := ask[connectResult](ctx, c, h, hookRequest{Data: data, Name: req.Name, Version: req.Version,
 		Channels: slices.Sorted(maps.Keys(req.Subs))})
 	if err != nil {
@@ -58,6 +60,7 @@ func (c *client) identify(ctx context.Context, req *protocol.ConnectRequest) (*a
 	if err != nil {
 		return nil, c.badReply(h, err)
 	}
+	a.claims.IssuedAt = &jwt.NumericDate{Time: asked} // what the hook knew of him is no newer
 	if at := a.claims.ExpiresAt; at != nil && hasPassed(at.Time) {
 		return nil, disconnectExpired
 	}

@@ -79,8 +79,7 @@ func (n *Node) serveCommands(w http.ResponseWriter, r *http.Request, f format, f
 // serveStream serves one client over w until either side ends it. begin runs the first commands, before the
 // response begins; it returns false if it has answered the request itself.
 func (n *Node) serveStream(w http.ResponseWriter, r *http.Request, f format, begin func(context.Context, *client) bool) {
-	defer n.rest.use()()
-	if !n.enter(r.Context()) {
+	if !n.enter() {
 		refuseStream(w, r, f, http.StatusServiceUnavailable, ErrInternal.With("shutting down"))
 		return
 	}

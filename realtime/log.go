@@ -3,6 +3,7 @@ package realtime
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -121,15 +122,24 @@ type logState struct {
 // incarnation, or after the newest message.
 func readState(ctx context.Context, q querier, at uint64) (logState, error) {
 	var s logState
-	err := q.QueryRow(ctx, `SELECT l.epoch, l.retired, greatest(l.retired, (SELECT max(seq) FROM forgewire.messages)),
-			EXISTS (SELECT FROM forgewire.incarnations i WHERE $1 >= i.base - 1 AND $1 <= coalesce(i.last, $1)),
-			greatest(l.retired, (SELECT max(seq) FROM forgewire.messages WHERE seq <= $1))
-		FROM forgewire.log l`, int64(at)).Scan(&s.epoch, &s.retired, &s.last, &s.valid, &s.survived)
-	if err != nil {
-		return s, fmt.Errorf("read the log's state: %w", err)
+	err := s.scan(q.QueryRow(ctx, "SELECT "+stateOf("$1")+" FROM forgewire.log l", int64(at)), at)
+	return s, err
+}
+
+// stateOf are the columns of forgewire.log l that a logState is read from; at is the parameter.
+func stateOf(at string) string {
+	return strings.ReplaceAll(`l.epoch, l.retired, greatest(l.retired, (SELECT max(seq) FROM forgewire.messages)),
+		EXISTS (SELECT FROM forgewire.incarnations i WHERE $at >= i.base - 1 AND $at <= coalesce(i.last, $at)),
+		greatest(l.retired, (SELECT max(seq) FROM forgewire.messages WHERE seq <= $at))`, "$at", at)
+}
+
+// scan reads those columns, and more.
+func (s *logState) scan(row pgx.Row, at uint64, more ...any) error {
+	if err := row.Scan(append([]any{&s.epoch, &s.retired, &s.last, &s.valid, &s.survived}, more...)...); err != nil {
+		return fmt.Errorf("read the log's state: %w", err)
 	}
 	s.valid = s.valid && at <= s.last
-	return s, nil
+	return nil
 }
 
 // Bounds of one read of a gap, or of what was too large to ride in a notification.
@@ -195,17 +205,16 @@ func (l *Log) History(ctx context.Context, channel string, f HistoryFilter) (His
 	if f.Since != nil {
 		at = f.Since.Offset
 	}
-	s, err := readState(ctx, l.pool, at)
+	var s logState
+	var cut uint64 // the newest of the channel's messages that are not kept any more, or were removed, or 0
+	err := s.scan(l.pool.QueryRow(ctx, "SELECT "+stateOf("$4")+", greatest(forgewire.cut($1, $2, $3), "+hiddenUpto+") FROM forgewire.log l",
+		channel, f.kept.size, f.kept.notBefore(), int64(at)), at, &cut)
 	if err != nil {
 		return History{}, err
 	}
 	h := History{Position: Position{Offset: s.last, Epoch: s.epoch}}
 	if f.Since != nil && f.Since.Epoch != "" && (f.Since.Epoch != s.epoch || at < s.retired && !f.Reverse || !s.valid && at > s.retired) {
 		return h, ErrUnrecoverable
-	}
-	cut, err := l.cut(ctx, channel, f.kept)
-	if err != nil {
-		return h, err
 	}
 	if f.Since != nil && !f.Reverse && cut > at {
 		return h, ErrUnrecoverable

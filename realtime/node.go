@@ -77,18 +77,22 @@ type Node struct {
 	watched   chan struct{} // capacity 1; see Watched
 	sessions  sessions
 	relay     *relay
-	past      past
-	rest      *rest
-	hooks     Hooks
-	webhooks  *webhooks // nil for none
-	queue     *db.Queue
-	hearers   map[string][]func([]byte) // by topic; fixed once Run has begun
+
+	forwarding *forwarding
+	past       past
+	rest       *rest
+	hooks      Hooks
+	webhooks   *webhooks // nil for none
+	queue      *db.Queue
+	hearers    map[string][]func([]byte) // by topic; fixed once Run has begun
 
 	verifier    *verifier
 	revocations revocations
 	authorizer  *authorizer // nil where no namespace asks the database
 	users       tally[string]
 	gate        gate
+	sockets     atomic.Int64 // WebSockets
+	known       atomic.Int64 // clients that have said who they are: for others this replica does nothing
 
 	id      string
 	started time.Time
@@ -127,10 +131,10 @@ func New(cfg Config) (*Node, error) {
 	n.relay = newRelay(cfg.PublishPool)
 	n.publisher.stats.arrivals = &n.hub.arrivals
 	n.drainer = newDrainer(cfg.ListenURL, n.logger)
-	n.presence = newPresence(cfg.PublishPool, n.logger, n.id, cfg.Name, func() bool { return n.hub.count.Load() > 0 },
+	n.presence = newPresence(cfg.PublishPool, n.logger, n.id, cfg.Name, func() bool { return n.known.Load() > 0 },
 		func(channel string) bool { return cfg.Namespaces.of(channel).JoinLeave })
 	n.surveys = newSurveys()
-	n.rest = newRest(cfg.IdleRelease, func() bool { return n.hub.count.Load() > 0 || n.drainer.busy.Load() })
+	n.rest = newRest(cfg.IdleRelease, n.drainer.busy.Load)
 	n.listener = &listener{url: cfg.ListenURL, logger: n.logger, health: n.health, bell: n.drainer.ring, out: n.hub, control: n.handleControl, back: n.relisten,
 		relearn: n.relearn, rest: n.rest, letGo: n.letGo, doubted: make(chan struct{}, 1)}
 	n.listener.follower = &follower{log: n.listener, out: n.hub}
@@ -183,6 +187,9 @@ func (n *Node) guard() (err error) {
 		if n.authorizer, err = newAuthorizer(n.cfg.Pool); err != nil {
 			return err
 		}
+	}
+	if n.forwarding, err = newForwarding(n.leasesOfOthers, n.cfg.CommandRate); err != nil {
+		return err
 	}
 	n.gate.rates, err = lru.New[netip.Prefix, *bucket](rememberedAddresses)
 	if err != nil {
@@ -262,9 +269,28 @@ func (n *Node) letGo() {
 	n.cfg.PublishPool.Reset()
 }
 
-// Use keeps this replica from resting until done is called, and wakes it: whoever needs the database, but for a
-// connection, says so. See Config.IdleRelease.
-func (n *Node) Use() (done func()) { return n.rest.use() }
+// Use keeps this replica from resting until done is called. If it rests, it wakes, and Use returns when it knows what it
+// did not hear meanwhile: whoever needs the database, but for a connection, and may use it, says so. See
+// Config.IdleRelease.
+func (n *Node) Use(ctx context.Context) (done func()) {
+	resting := n.rest.resting()
+	done = n.rest.use()
+	if resting {
+		n.rest.wait(ctx)
+	}
+	return done
+}
+
+// Resting says whether this replica leaves the database alone because nobody uses it.
+func (n *Node) Resting() bool { return n.rest.resting() }
+
+// LetGo gives up the connections to the database that somebody needed to be refused, if this replica rests.
+func (n *Node) LetGo() {
+	if n.rest.resting() {
+		n.cfg.Pool.Reset()
+		n.cfg.PublishPool.Reset()
+	}
+}
 
 // Ready returns nil if a notification that was sent through the pool just now came back through the
 // listener, else why this replica cannot serve. One that rests is ready: the first to come wakes it.
@@ -328,10 +354,9 @@ func (n *Node) History(ctx context.Context, channel string, f HistoryFilter) (Hi
 // Epoch is the log's; "" until it was reached for the first time.
 func (n *Node) Epoch() string { return n.hub.position().Epoch }
 
-// enter counts a connection in, unless this replica is shutting down. If it rests, it wakes first.
-func (n *Node) enter(ctx context.Context) bool {
+// enter counts a connection in, unless this replica is shutting down.
+func (n *Node) enter() bool {
 	n.listener.doubt()
-	n.rest.wait(ctx)
 	n.accepting.RLock()
 	defer n.accepting.RUnlock()
 	select {
@@ -373,11 +398,13 @@ func (n *Node) Info() NodeInfo {
 		Channels: s.channels, Subscriptions: s.subscriptions, Uptime: time.Since(n.started)}
 }
 
+// Sockets is how many WebSockets this replica has.
+func (n *Node) Sockets() int64 { return n.sockets.Load() }
+
 // ServeWebSocket accepts a connection that speaks the Centrifuge protocol. It returns after the handshake:
 // the handler's goroutine, with its grown stack, ends and a small one stays.
 func (n *Node) ServeWebSocket(w http.ResponseWriter, r *http.Request) {
-	defer n.rest.use()() // until the connection counts by itself
-	if !n.enter(r.Context()) {
+	if !n.enter() {
 		w.Header().Set("Retry-After", "1")
 		http.Error(w, "shutting down", http.StatusServiceUnavailable)
 		return
@@ -421,6 +448,7 @@ func (n *Node) ServeWebSocket(w http.ResponseWriter, r *http.Request) {
 	}
 	c = newClient(n, hj.conn, f)
 	c.headers = n.hooks.keep(r.Header, false)
+	n.sockets.Add(1)
 	if n.full(n.hub.count.Add(1)) {
 		c.disconnect(disconnectLimit)
 	}
@@ -429,6 +457,7 @@ func (n *Node) ServeWebSocket(w http.ResponseWriter, r *http.Request) {
 	go func() {
 		defer n.clients.Done()
 		defer leave()
+		defer n.sockets.Add(-1)
 		defer n.hub.count.Add(-1)
 		defer ws.CloseNow() //nolint:errcheck // the connection is over
 		defer c.shard.remove(c)

@@ -91,7 +91,9 @@ func visit(n *Node, user string) *guest {
 	g.client = newClient(n, g, streamJSON)
 	g.user = user
 	n.hub.count.Add(1)
+	n.known.Add(1)
 	g.shard.add(g.client)
+	n.presence.connected()
 	g.shard.mu.Lock()
 	g.shard.identified(g.client)
 	g.connected = true
@@ -101,6 +103,7 @@ func visit(n *Node, user string) *guest {
 
 func (g *guest) goHome() {
 	g.shard.remove(g.client)
+	g.node.known.Add(-1)
 	g.node.hub.count.Add(-1)
 }
 

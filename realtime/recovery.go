@@ -137,12 +137,3 @@ func (n *Node) latest(ctx context.Context, channel string, upto uint64, k kept) 
 	}
 	return n.past.latest(ctx, channel, upto, k)
 }
-
-// cut returns the newest of the channel's messages that are not kept any more, or were removed, or 0.
-func (l *Log) cut(ctx context.Context, channel string, k kept) (newest uint64, err error) {
-	err = l.pool.QueryRow(ctx, "SELECT greatest(forgewire.cut($1, $2, $3), "+hiddenUpto+")", channel, k.size, k.notBefore()).Scan(&newest)
-	if err != nil {
-		return 0, fmt.Errorf("see what the channel keeps: %w", err)
-	}
-	return newest, nil
-}

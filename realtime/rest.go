@@ -15,7 +15,7 @@ const wakeTimeout = 5 * time.Second
 var errIdle = errors.New("idle")
 
 // rest lets a replica that nobody uses leave the database alone, so that a serverless one can sleep, until the next
-// connection or request. It is safe for concurrent use.
+// connection or request. It is safe for concurrent use; nil never rests.
 type rest struct {
 	after time.Duration // of not being used; 0: it never rests
 	busy  func() bool   // whether there is a use that use was not told of
@@ -33,20 +33,23 @@ func newRest(after time.Duration, busy func() bool) *rest {
 
 // use keeps the replica from resting until done is called, and wakes it.
 func (r *rest) use() (done func()) {
+	r.enter(1)
+	return func() { r.enter(-1) }
+}
+
+// enter counts uses in, or out.
+func (r *rest) enter(n int) {
+	if r == nil || r.after == 0 {
+		return // each request would wait for the lock
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.using++
+	r.using += n
 	r.stir()
-	return func() {
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		r.using--
-		r.stir()
-	}
 }
 
 // touch is a use that is over already.
-func (r *rest) touch() { r.use()() }
+func (r *rest) touch() { r.enter(0) }
 
 // stir notes a use. The caller holds mu.
 func (r *rest) stir() {
@@ -87,6 +90,9 @@ func (r *rest) end() {
 
 // resting says whether there is nobody, and no connection to the database.
 func (r *rest) resting() bool {
+	if r.after == 0 {
+		return false
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.woken != nil
@@ -95,6 +101,9 @@ func (r *rest) resting() bool {
 // wait waits, while the replica starts or wakes, until what comes next reaches it. A client that came earlier would be
 // refused at the start, and come back later than needed; and after a rest be given all that happened meanwhile.
 func (r *rest) wait(ctx context.Context) {
+	if r == nil {
+		return
+	}
 	r.mu.Lock()
 	awake := r.awake
 	r.mu.Unlock()

@@ -60,7 +60,7 @@ func TestRest(t *testing.T) {
 		}
 	}
 	// A request wakes it, and what waited in the outbox is moved.
-	done := r.node.Use()
+	done := r.node.Use(t.Context())
 	eventually(t, within, "the outbox is empty", func() bool {
 		var n int
 		return conn.QueryRow(t.Context(), "SELECT count(*) FROM forgewire.outbox").Scan(&n) == nil && n == 0
@@ -89,6 +89,73 @@ func TestRest(t *testing.T) {
 	}
 	fresh.cancel()
 	resumed.cancel()
+	rests()
+}
+
+// Strangers wake nobody: not by connections on which nothing is said or a wrong token is, not by requests of other
+// sites or of what is not there, and not by commands for connections that are made up.
+func TestStrangersWakeNobody(t *testing.T) {
+	t.Parallel()
+	u := dbtest.New(t)
+	conn := must(pgx.Connect(t.Context(), u))
+	t.Cleanup(func() { _ = conn.Close(context.Background()) })
+	r := newTestReplica(t, u, func(c *Config) { c.IdleRelease, c.AllowAnonymous = 100*time.Millisecond, false })
+	const within = 20 * time.Second
+	rests := func() {
+		t.Helper()
+		eventually(t, within, "the replica has let go", func() bool { return r.node.rest.resting() && connections(t, conn) == 0 })
+	}
+	rests()
+
+	silent := dialRaw(t, r, "")
+	refused := dialRaw(t, r, "")
+	if err := refused.frame(opText, `{"id":1,"connect":{"token":"no.such.token"}}`); err != nil {
+		t.Fatal(err)
+	}
+	if code := refused.closed(); code != disconnectInvalidToken.Code {
+		t.Errorf("a wrong token: %d", code)
+	}
+	for _, test := range []struct {
+		method, path, body string
+		header             []string
+	}{
+		{"GET", "/connection/websocket", "", nil},
+		{"GET", "/connection/websocket", "", []string{"Connection", "Upgrade", "Upgrade", "websocket", "Sec-WebSocket-Version", "13", "Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==", "Origin", "https://evil.test"}},
+		{"GET", "/events/a", "", nil},
+		{"GET", "/events/a?token=no.such.token", "", nil},
+		{"GET", "/events/a", "", []string{"Origin", "https://evil.test"}},
+		{"POST", "/connection/http_stream", `{"id":1,"connect":{"token":"x"}}`, nil},
+		{"POST", "/connection/sse", "", nil},
+		{"GET", "/nothing", "", nil},
+	} {
+		if s := openStream(t, test.method, r.url(test.path), test.body, test.header...); s.resp.StatusCode == 200 {
+			s.reply() // that it is over
+		}
+		if !r.node.rest.resting() || connections(t, conn) != 0 {
+			t.Fatalf("%s %s %v woke the replica", test.method, test.path, test.header)
+		}
+	}
+	id := "3c9f4a3e-0000-4000-8000-000000000000"
+	if status, why := emulate(t, r, id, id, "{}"); status != 404 {
+		t.Errorf("a session that is made up: %d %s", status, why)
+	}
+	rests()
+	if !r.node.rest.resting() {
+		t.Fatal("a session that is made up woke the replica")
+	}
+
+	// The one that was silent says who it is.
+	if err := silent.frame(opText, fmt.Sprintf(`{"id":1,"connect":{"token":%q}}`, hs(joe()))); err != nil {
+		t.Fatal(err)
+	}
+	if _, got, err := readFrame(silent.r); err != nil || !strings.Contains(string(got), `"client"`) {
+		t.Errorf("somebody: %s, %v", got, err)
+	}
+	if r.node.rest.resting() {
+		t.Error("it rests while there is somebody")
+	}
+	eventually(t, within, "a lease", r.node.presence.leased.Load)
+	_ = silent.conn.Close()
 	rests()
 }
 

@@ -46,7 +46,7 @@ func issuedAt(c *jwt.RegisteredClaims) time.Time {
 }
 
 // Revoke takes back every token of user that was issued before a moment, on every replica at once and for
-// good, and ends the connections that were made with one. It is forgewire.revoke, which SQL may call too.
+// good, and ends the connections that were made with one, or whose user the connect hook named before. It is forgewire.revoke, which SQL may call too.
 func (n *Node) Revoke(ctx context.Context, user string, before time.Time) error {
 	_, err := n.cfg.Pool.Exec(ctx, "SELECT forgewire.revoke($1, $2)", user, before)
 	if pg := (*pgconn.PgError)(nil); errors.As(err, &pg) && (pg.Code == "22023" || pg.Code == "23514") {
@@ -58,7 +58,8 @@ func (n *Node) Revoke(ctx context.Context, user string, before time.Time) error 
 	return nil
 }
 
-// revoked ends the connections of a user, or of everybody, that have a token which was taken back.
+// revoked ends the connections of a user, or of everybody, that have a token which was taken back, or that the connect
+// hook let in before.
 func (n *Node) revoked(user string, before time.Time) {
 	n.revocations.add(user, before)
 	clients := n.hub.clientsOf(user, "")
@@ -72,7 +73,7 @@ func (n *Node) revoked(user string, before time.Time) {
 
 func (n *Node) dismissRevoked(c *client) {
 	c.shard.mu.Lock()
-	refused := c.hasToken && n.revocations.refuse(c.user, c.issued)
+	refused := c.named && n.revocations.refuse(c.user, c.issued)
 	c.shard.mu.Unlock()
 	if refused {
 		c.disconnect(disconnectForced)

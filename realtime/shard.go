@@ -295,12 +295,14 @@ func (s *shard) add(c *client) {
 	}
 	c.pingAt = s.tick + 1 + rand.IntN(pingInterval)
 	s.clients[c] = struct{}{}
-	c.node.presence.connected()
 }
 
 func (s *shard) remove(c *client) {
 	if c.counted {
 		defer c.node.users.leave(c.user)
+	}
+	if c.known {
+		defer c.exit()
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"strings"
 	"time"
+
+	"forgewire/infra/memory"
 )
 
 // Bounds of a request's body.
@@ -90,6 +92,9 @@ func readBody(w http.ResponseWriter, r *http.Request) ([]byte, *Refusal) {
 	switch {
 	case errors.As(err, &tooLarge):
 		return nil, &Refusal{Status: http.StatusRequestEntityTooLarge, Type: typeInvalid, Code: "body_too_large", Message: fmt.Sprintf("the request's body is larger than %d bytes", int(maxBodyBytes))}
+	case errors.Is(err, memory.ErrShort):
+		return nil, &Refusal{Status: http.StatusServiceUnavailable, Type: typeServer, Code: "memory_short", Message: "memory is short, try again soon",
+			Header: http.Header{"Retry-After": {"1"}}}
 	case err != nil:
 		return nil, invalid("body_unreadable", "the request's body could not be read", "")
 	}

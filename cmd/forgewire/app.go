@@ -41,6 +41,7 @@ type appConfig struct {
 	Logger  *slog.Logger
 	Replica string       // its name, in logs and in /api/info
 	Demo    http.Handler // the page at "/"; nil for none
+	Hosts   *hosts       // that it answers to; nil for all
 }
 
 // app is one replica: newApp wires it and Run owns it.
@@ -91,7 +92,8 @@ func newApp(cfg appConfig) (*app, error) {
 		b.close()
 		return nil, err
 	}
-	a.server = newServer(routes, logger)
+	a.server = newServer(cfg.Hosts.guard(routes), logger)
+	a.server.ConnState = (&door{most: int64(cfg.MaxConnections) + spareConnections, sockets: node.Sockets, logger: logger}).state
 	if cfg.MetricsPort != 0 {
 		mux := http.NewServeMux()
 		mux.Handle("GET /metrics", handlers.Metrics(web))

@@ -38,6 +38,7 @@ type backend struct {
 type balancer struct {
 	// Fixed.
 	backends  []backend
+	hosts     *hosts        // that it answers to
 	grace     time.Duration // for what is under way when Run is to end
 	logger    *slog.Logger
 	transport *http.Transport
@@ -79,7 +80,7 @@ func newBalancer(backends []backend, grace time.Duration, logger *slog.Logger) *
 // their replicas, which tell the clients to go; whatever is still there when the grace is over, it cuts.
 func (b *balancer) Run(ctx context.Context, ln net.Listener) error {
 	server := &http.Server{
-		Handler:           b,
+		Handler:           b.hosts.guard(b),
 		ReadHeaderTimeout: readHeaderTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,

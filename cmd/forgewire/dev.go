@@ -55,6 +55,7 @@ type devCommand struct {
 // Help says what there is to know beside the flags.
 func (*devCommand) Help() string {
 	return "Listens on 127.0.0.1 only: on PORT if that is set, else on 8080, or on a free port if 8080 is taken. " +
+		"It answers to this machine's names and to those in FORGEWIRE_ALLOWED_ORIGINS. " +
 		"The FORGEWIRE_ variables of `serve` are honoured; the database is always its own. " +
 		"Without FORGEWIRE_UPSTREAM_URL or FORGEWIRE_UPSTREAMS it starts a model that imitates one. For development, never for production."
 }
@@ -236,6 +237,7 @@ func (d *devCluster) run(ctx context.Context, out io.Writer) error {
 	}
 	// The replicas drain meanwhile, and the balancer waits a little longer for them.
 	front := newBalancer(backends, d.cfg.ShutdownTimeout+time.Second, d.logger)
+	front.hosts = ownHosts(d.cfg.AllowedOrigins)
 	g.Go(func() error { return front.Run(ctx, d.front) })
 	g.Go(func() error { return d.watch(ctx) })
 	g.Go(func() error {
@@ -262,7 +264,7 @@ func (d *devCluster) startReplica(ctx context.Context, g *errgroup.Group, name s
 	if tcp, ok := ln.Addr().(*net.TCPAddr); ok {
 		cfg.Port = tcp.Port
 	}
-	a, err := newApp(appConfig{Config: &cfg, Logger: d.logger, Replica: name, Demo: page})
+	a, err := newApp(appConfig{Config: &cfg, Logger: d.logger, Replica: name, Demo: page, Hosts: ownHosts(cfg.AllowedOrigins)})
 	if err != nil {
 		ln.Close()
 		return "", err

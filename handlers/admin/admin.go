@@ -6,9 +6,9 @@ import (
 	"embed"
 	"encoding/json"
 	"errors"
-	"html/template"
 	"log/slog"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/go-chi/chi/v5"
@@ -31,7 +31,8 @@ var loginPage string
 
 // Config says how the dashboard works.
 type Config struct {
-	Password  string // at least MinPassword bytes
+	Password  string // at least MinPassword bytes; "" for none
+	OIDC      *OIDC  // nil for none; one of the two is required
 	Key       []byte // signs sessions; Key makes one
 	Tokens    realtime.TokenConfig
 	Node      *realtime.Node
@@ -51,22 +52,22 @@ type Admin struct {
 	password [sha256.Size]byte
 	sessions sessions
 	attempts *attempts
-	login    *template.Template
+	provider *provider // nil for none
 	files    page.Set
 	figures  func(context.Context) (any, error) // fixed once Run has begun
 }
 
 // New makes a dashboard; Run starts it.
 func New(cfg Config) (*Admin, error) {
-	if len(cfg.Password) < MinPassword || len(cfg.Key) == 0 || cfg.Node == nil || cfg.Gate == nil || cfg.Resources == nil || cfg.Pool == nil || cfg.Logger == nil {
-		return nil, errors.New("admin: Password, Key, Node, Gate, Resources, Pool and Logger are required")
+	if cfg.OIDC == nil && cfg.Password == "" || cfg.Password != "" && len(cfg.Password) < MinPassword || len(cfg.Key) == 0 || cfg.Node == nil || cfg.Gate == nil || cfg.Resources == nil || cfg.Pool == nil || cfg.Logger == nil {
+		return nil, errors.New("admin: Password or OIDC, Key, Node, Gate, Resources, Pool and Logger are required")
 	}
-	login, err := template.New("login").Parse(loginPage)
-	if err != nil {
-		return nil, errors.New("admin: the login page is broken")
+	a := &Admin{cfg: cfg, password: sha256.Sum256([]byte(cfg.Password)), sessions: sessions{key: cfg.Key}, attempts: newAttempts(),
+		files: page.Files(assets, "assets")}
+	if cfg.OIDC != nil {
+		a.provider = newProvider(*cfg.OIDC)
 	}
-	return &Admin{cfg: cfg, password: sha256.Sum256([]byte(cfg.Password)), sessions: sessions{key: cfg.Key}, attempts: newAttempts(),
-		login: login, files: page.Files(assets, "assets")}, nil
+	return a, nil
 }
 
 // OnFigures sets where the figures of all replicas come from.
@@ -78,7 +79,13 @@ func (a *Admin) Routes() http.Handler {
 	// Beside the cookie, which other sites' requests do not carry: no other site's page may change anything.
 	r.Use(func(next http.Handler) http.Handler { return page.Guard("'self'", next) }, http.NewCrossOriginProtection().Handler)
 	r.Get("/", a.home)
-	r.Post("/login", a.postLogin)
+	if a.cfg.Password != "" {
+		r.Post("/login", a.postLogin)
+	}
+	if a.provider != nil {
+		r.Get("/login/oidc", a.startOIDC)
+		r.Get(strings.TrimPrefix(CallbackPath, Path), a.finishOIDC)
+	}
 	r.Post("/logout", a.postLogout)
 	r.Handle("/assets/*", http.StripPrefix(Path+"/assets/", a.files))
 	r.Route("/api", func(r chi.Router) {
@@ -98,10 +105,10 @@ func (a *Admin) Routes() http.Handler {
 	return r
 }
 
-// home shows the dashboard, or asks for the password.
+// home shows the dashboard, or the login.
 func (a *Admin) home(w http.ResponseWriter, r *http.Request) {
 	if _, ok := a.session(r); !ok {
-		a.showLogin(w, r, http.StatusOK, "")
+		a.showLogin(w, http.StatusOK, "")
 		return
 	}
 	a.files["index.html"].ServeHTTP(w, r)

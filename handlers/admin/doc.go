@@ -1,7 +1,8 @@
 // Package admin is the dashboard at /admin: what all replicas do now, channels and who is on them, the cache, slow
 // requests, the database, memory, API keys and runs.
 //
-// It is there only where a password is configured. A login makes a signed cookie that is good for some hours on every
+// It is there only where a password or an identity provider (OpenID Connect: code flow with PKCE, state and nonce) is
+// configured. A login makes a signed cookie that is good for some hours on every
 // replica; logging out takes it back everywhere, since that goes through realtime's revocations. Attempts are
 // limited, by address and altogether, and so a password cannot be guessed.
 //

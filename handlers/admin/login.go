@@ -1,13 +1,16 @@
 package admin
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"crypto/subtle"
+	"fmt"
+	"html"
+	"io"
 	"net/http"
 	"net/netip"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -59,16 +62,14 @@ func (a *attempts) allow(from netip.Prefix, now time.Time) bool {
 func (a *Admin) postLogin(w http.ResponseWriter, r *http.Request) {
 	from := realtime.AddressOf(r)
 	if !a.attempts.allow(from, time.Now()) {
-		a.cfg.Logger.WarnContext(r.Context(), "an attempt to log in to the dashboard was refused: too many", "address", from.Addr().String())
-		w.Header().Set("Retry-After", strconv.Itoa(int(oneMoreOfOne.Seconds())))
-		a.showLogin(w, r, http.StatusTooManyRequests, "Too many attempts. Wait a little, then try again.")
+		a.tooMany(w, r, from)
 		return
 	}
 	r.Body = http.MaxBytesReader(w, r.Body, maxLogin)
 	given := sha256.Sum256([]byte(r.PostFormValue("password")))
 	if subtle.ConstantTimeCompare(given[:], a.password[:]) != 1 {
 		a.cfg.Logger.WarnContext(r.Context(), "a wrong password for the dashboard", "address", from.Addr().String())
-		a.showLogin(w, r, http.StatusUnauthorized, "That is not the password.")
+		a.showLogin(w, http.StatusUnauthorized, "That is not the password.")
 		return
 	}
 	s := a.sessions.new(time.Now())
@@ -80,6 +81,7 @@ func (a *Admin) postLogin(w http.ResponseWriter, r *http.Request) {
 // postLogout ends the session on every replica, with its connections.
 func (a *Admin) postLogout(w http.ResponseWriter, r *http.Request) {
 	if s, ok := a.session(r); ok {
+		defer a.cfg.Node.Use(r.Context())()
 		ctx, cancel := context.WithTimeout(r.Context(), revocationTimeout)
 		defer cancel()
 		// A little later than now: another replica's clock may have been ahead when it signed a token.
@@ -96,16 +98,48 @@ func (a *Admin) postLogout(w http.ResponseWriter, r *http.Request) {
 	http.Redirect(w, r, Path, http.StatusSeeOther)
 }
 
-func (a *Admin) showLogin(w http.ResponseWriter, r *http.Request, status int, problem string) {
-	var b bytes.Buffer
-	if err := a.login.Execute(&b, struct{ Problem string }{problem}); err != nil {
-		a.cfg.Logger.ErrorContext(r.Context(), "the login page could not be made", "error", err)
-		http.Error(w, "internal server error", http.StatusInternalServerError)
-		return
+func (a *Admin) tooMany(w http.ResponseWriter, r *http.Request, from netip.Prefix) {
+	a.cfg.Logger.WarnContext(r.Context(), "an attempt to log in to the dashboard was refused: too many", "address", from.Addr().String())
+	w.Header().Set("Retry-After", strconv.Itoa(int(oneMoreOfOne.Seconds())))
+	a.showLogin(w, http.StatusTooManyRequests, "Too many attempts. Wait a little, then try again.")
+}
+
+// The parts of the login page, each of which has its place there.
+const (
+	passwordForm = `<form method="post" action="/admin/login">
+      <input type="text" name="username" value="admin" autocomplete="username" hidden>
+      <label for="password">Password of the dashboard</label>
+      <input id="password" name="password" type="password" autocomplete="current-password" required autofocus%s>
+      <button type="submit">Log in</button>
+    </form>`
+	invalidInput = ` aria-describedby="problem" aria-invalid="true"`
+	oidcLink     = `<p><a class="button" href="/admin/login/oidc">Log in with your identity provider</a></p>`
+	problemNote  = `<p class="problem" id="problem" role="alert">%s</p>`
+)
+
+// showLogin shows the ways to log in, and what went wrong, "" for nothing.
+func (a *Admin) showLogin(w http.ResponseWriter, status int, problem string) {
+	var parts strings.Builder
+	if a.cfg.Password != "" {
+		invalid := ""
+		if problem != "" {
+			invalid = invalidInput
+		}
+		fmt.Fprintf(&parts, passwordForm, invalid)
 	}
+	if a.provider != nil {
+		parts.WriteString(oidcLink)
+	}
+	if problem != "" {
+		fmt.Fprintf(&parts, problemNote, html.EscapeString(problem))
+	}
+	a.html(w, status, strings.Replace(loginPage, "<!-- ways -->", parts.String(), 1))
+}
+
+func (a *Admin) html(w http.ResponseWriter, status int, body string) {
 	h := w.Header()
 	h.Set("Content-Type", "text/html; charset=utf-8")
 	h.Set("Cache-Control", "no-store")
 	w.WriteHeader(status)
-	_, _ = w.Write(b.Bytes()) // a browser that left needs no answer
+	_, _ = io.WriteString(w, body) // a browser that left needs no answer
 }

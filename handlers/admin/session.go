@@ -117,6 +117,10 @@ type sessionKey struct{}
 func (a *Admin) authenticate(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s, ok := a.session(r)
+		if ok {
+			defer a.cfg.Node.Use(r.Context())()
+			s, ok = a.session(r) // a replica that rested may not have heard that it was ended
+		}
 		if !ok {
 			a.fail(w, r, http.StatusUnauthorized, "log in")
 			return

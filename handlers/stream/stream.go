@@ -36,6 +36,7 @@ type Writer struct {
 	csv    *csv.Writer // nil for NDJSON
 	header []string
 	begun  bool
+	within time.Duration // for the client to accept a chunk
 }
 
 // Type chooses what a request wants: CSV if it accepts that and not NDJSON.
@@ -49,7 +50,7 @@ func Type(r *http.Request) string {
 
 // New makes a Writer. Nothing is sent before the first Flush, so that a failure can still be told by the status.
 func New(w http.ResponseWriter, contentType string, columns []string) *Writer {
-	s := &Writer{w: w, rc: http.NewResponseController(w), header: columns}
+	s := &Writer{w: w, rc: http.NewResponseController(w), header: columns, within: writeWithin}
 	h := w.Header()
 	h.Set("Content-Type", contentType)
 	h.Set("X-Accel-Buffering", "no") // nginx
@@ -95,7 +96,7 @@ func (s *Writer) Flush() error {
 		s.header = nil
 	}
 	s.begun = true
-	_ = s.rc.SetWriteDeadline(time.Now().Add(writeWithin)) // where it cannot be set, the server's own holds
+	_ = s.rc.SetWriteDeadline(time.Now().Add(s.within)) // where it cannot be set, the server's own holds
 	if _, err := s.w.Write(s.chunk.Bytes()); err != nil {
 		return fmt.Errorf("send a chunk: %w", err)
 	}

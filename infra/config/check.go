@@ -28,11 +28,16 @@ func (v Variable) check(cfg *Config, raw, given string) string {
 	case Secret:
 		return v.checkSecret(value.Reveal(), given)
 	case []string:
+		if v.Name == "FORGEWIRE_ADMIN_OIDC_ALLOWED" {
+			return checkAllowed(value)
+		}
 		return checkOrigins(value)
 	}
 	switch v.Name {
-	case "FORGEWIRE_TOKEN_JWKS_URL":
+	case "FORGEWIRE_TOKEN_JWKS_URL", "FORGEWIRE_ADMIN_OIDC_ISSUER":
 		return checkKeySet(raw)
+	case "FORGEWIRE_ADMIN_OIDC_REDIRECT_URL":
+		return checkRedirect(raw)
 	case "FORGEWIRE_CLIENT_IP_HEADER":
 		return checkHeader(raw)
 	}
@@ -57,6 +62,8 @@ func (v Variable) checkSecret(value, given string) string {
 		return checkWebhook(value)
 	case "FORGEWIRE_UPSTREAM_URL", "FORGEWIRE_UPSTREAMS":
 		return "" // package llm parses them
+	case "FORGEWIRE_ADMIN_OIDC_CLIENT_SECRET":
+		return "" // how long it is is the provider's to say
 	case "FORGEWIRE_UPSTREAM_KEY":
 		if strings.IndexFunc(given, func(r rune) bool { return r <= ' ' || r > '~' }) >= 0 {
 			return "may hold only printable ASCII characters and no white space"
@@ -189,6 +196,31 @@ func checkWebhook(text string) string {
 	u, err := url.Parse(text)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || u.Fragment != "" {
 		return "is not an http:// or https:// URL"
+	}
+	return ""
+}
+
+// checkRedirect takes the address of the dashboard's login, which is https but on the machine itself: the code comes there.
+func checkRedirect(text string) string {
+	if problem := checkKeySet(text); problem != "" {
+		return problem
+	}
+	if u, err := url.Parse(text); err != nil || u.Path != "/admin/login/callback" || u.RawQuery != "" || u.Fragment != "" {
+		return "must end with /admin/login/callback"
+	}
+	return ""
+}
+
+// checkAllowed takes patterns of addresses of e-mail, and names of users that have no wildcard.
+func checkAllowed(list []string) string {
+	for _, p := range trimmed(slices.Clone(list)) {
+		if _, err := path.Match(p, ""); err != nil {
+			return fmt.Sprintf("%q is not a pattern: a [ is not closed", p)
+		}
+		_, domain, isAddress := strings.Cut(p, "@")
+		if isAddress && strings.Trim(domain, "*?.") == "" || !isAddress && strings.ContainsAny(p, "*?[") {
+			return fmt.Sprintf("%q would let in strangers: a wildcard needs an @ and a domain behind it", p)
+		}
 	}
 	return ""
 }

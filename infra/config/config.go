@@ -50,7 +50,13 @@ type Config struct {
 	AllowAnonymous bool     `env:"FORGEWIRE_ALLOW_ANONYMOUS" envDefault:"false" meaning:"clients without a token may connect" example:"true"`
 	AllowedOrigins []string `env:"FORGEWIRE_ALLOWED_ORIGINS" meaning:"hosts whose pages may connect besides our own, comma separated, * as wildcard" example:"app.example.com,*.example.org"`
 
-	AdminPassword Secret `env:"FORGEWIRE_ADMIN_PASSWORD" meaning:"password of the dashboard at /admin, at least 12 bytes; without one there is no dashboard" example:"$(openssl rand -base64 18)"`
+	AdminPassword Secret `env:"FORGEWIRE_ADMIN_PASSWORD" meaning:"password of the dashboard at /admin, at least 12 bytes; without one, and without an identity provider, there is no dashboard" example:"$(openssl rand -base64 18)"`
+
+	AdminOIDCIssuer       string   `env:"FORGEWIRE_ADMIN_OIDC_ISSUER" meaning:"identity provider (OpenID Connect) for the dashboard, beside or in place of the password; needs the four variables below" example:"https://accounts.google.com"`
+	AdminOIDCClientID     string   `env:"FORGEWIRE_ADMIN_OIDC_CLIENT_ID" meaning:"what the provider calls this dashboard" example:"forgewire"`
+	AdminOIDCClientSecret Secret   `env:"FORGEWIRE_ADMIN_OIDC_CLIENT_SECRET" meaning:"the secret that goes with it" example:"GOCSPX-..."`
+	AdminOIDCRedirectURL  string   `env:"FORGEWIRE_ADMIN_OIDC_REDIRECT_URL" meaning:"where the provider sends browsers back to: /admin/login/callback, as they reach it" example:"https://push.example.com/admin/login/callback"`
+	AdminOIDCAllowed      []string `env:"FORGEWIRE_ADMIN_OIDC_ALLOWED" meaning:"who may see the dashboard, comma separated: addresses of e-mail that the provider has verified, * as wildcard, or the sub of a user" example:"ada@example.com,*@ops.example.com"`
 
 	// Namespaces is carried as it came; package realtime parses it.
 	Namespaces string `env:"FORGEWIRE_NAMESPACES" meaning:"channel namespaces: JSON, or the path of a JSON file" example:"/etc/forgewire/namespaces.json"`
@@ -130,6 +136,7 @@ func Load(environ []string) (*Config, error) {
 		mistakes = append(mistakes, missing)
 	}
 	mistakes = append(mistakes, cfg.checkUpstreams()...)
+	mistakes = append(mistakes, cfg.checkAdmin(mistakes)...)
 	if len(mistakes) > 0 {
 		return nil, mistakes
 	}
@@ -144,6 +151,30 @@ func (c *Config) checkUpstreams() (mistakes Mistakes) {
 	}
 	if c.UpstreamKey != "" && c.UpstreamURL == "" {
 		mistakes = append(mistakes, Mistake{Variable: "FORGEWIRE_UPSTREAM_URL", Problem: "is required beside FORGEWIRE_UPSTREAM_KEY", Example: example})
+	}
+	return mistakes
+}
+
+// checkAdmin demands all of the identity provider's variables, or none.
+func (c *Config) checkAdmin(found Mistakes) (mistakes Mistakes) {
+	all := []struct {
+		name, example string
+		set           bool
+	}{
+		{"FORGEWIRE_ADMIN_OIDC_ISSUER", "https://accounts.google.com", c.AdminOIDCIssuer != ""},
+		{"FORGEWIRE_ADMIN_OIDC_CLIENT_ID", "forgewire", c.AdminOIDCClientID != ""},
+		{"FORGEWIRE_ADMIN_OIDC_CLIENT_SECRET", "GOCSPX-...", c.AdminOIDCClientSecret != ""},
+		{"FORGEWIRE_ADMIN_OIDC_REDIRECT_URL", "https://push.example.com/admin/login/callback", c.AdminOIDCRedirectURL != ""},
+		{"FORGEWIRE_ADMIN_OIDC_ALLOWED", "ada@example.com,*@ops.example.com", len(c.AdminOIDCAllowed) > 0},
+	}
+	some := false
+	for _, v := range all {
+		some = some || v.set
+	}
+	for _, v := range all {
+		if some && !v.set && !found.name(v.name) {
+			mistakes = append(mistakes, Mistake{Variable: v.name, Problem: "is required with the other FORGEWIRE_ADMIN_OIDC_ variables", Example: v.example})
+		}
 	}
 	return mistakes
 }
@@ -226,13 +257,17 @@ func (c *Config) tidy() {
 			*s = ""
 		}
 	}
-	origins := c.AllowedOrigins[:0]
-	for _, o := range c.AllowedOrigins {
-		if o = strings.TrimSpace(o); o != "" {
-			origins = append(origins, o)
+	c.AllowedOrigins, c.AdminOIDCAllowed = trimmed(c.AllowedOrigins), trimmed(c.AdminOIDCAllowed)
+}
+
+func trimmed(list []string) []string {
+	kept := list[:0]
+	for _, s := range list {
+		if s = strings.TrimSpace(s); s != "" {
+			kept = append(kept, s)
 		}
 	}
-	c.AllowedOrigins = origins
+	return kept
 }
 
 // split makes a map of environ. As in a shell, the last of two equal names

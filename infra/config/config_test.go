@@ -211,6 +211,11 @@ func TestLoadValues(t *testing.T) {
 		{"FORGEWIRE_TOKEN_SECRET=sesame", "too short to be safe: 6 bytes"},
 		{"FORGEWIRE_ADMIN_PASSWORD=eleven-byte", "too short to be safe: 11 bytes, at least 12"},
 		{"FORGEWIRE_ADMIN_PASSWORD=none", "too short to be safe: 4 bytes"},
+		{"FORGEWIRE_ADMIN_OIDC_ISSUER=http://accounts.example.com", "must begin with https://"},
+		{"FORGEWIRE_ADMIN_OIDC_REDIRECT_URL=https://push.example.com/admin", "must end with /admin/login/callback"},
+		{"FORGEWIRE_ADMIN_OIDC_ALLOWED=*", "would let in strangers"},
+		{"FORGEWIRE_ADMIN_OIDC_ALLOWED=ada@example.com, *@*", "would let in strangers"},
+		{"FORGEWIRE_ADMIN_OIDC_ALLOWED=a[@example.com", "is not a pattern"},
 		{"FORGEWIRE_TOKEN_SECRET=sesame-sesame-sesame\n", "begins or ends with white space"},
 		{"FORGEWIRE_TOKEN_SECRET=sésame sesame sesame", ""},
 		{"FORGEWIRE_TOKEN_SECRET=none", ""}, // but see TestNobodyCouldConnect
@@ -468,5 +473,23 @@ func TestSecretsAreNeverShown(t *testing.T) {
 	}
 	if got := fmt.Sprintf("%v|%#v|%q", config.Secret(""), config.Secret(""), config.Secret("x")); got != `|""|"[secret]"` {
 		t.Errorf("placeholders %s", got)
+	}
+}
+
+// The identity provider of the dashboard has all of its variables, or none.
+func TestAdminProviderIsWhole(t *testing.T) {
+	environ := []string{"DATABASE_URL=postgres://db", "FORGEWIRE_API_KEY=none", "FORGEWIRE_TOKEN_SECRET=sesame sesame sesame"}
+	all := []string{"FORGEWIRE_ADMIN_OIDC_ISSUER=https://accounts.example.com", "FORGEWIRE_ADMIN_OIDC_CLIENT_ID=forgewire", "FORGEWIRE_ADMIN_OIDC_CLIENT_SECRET=x",
+		"FORGEWIRE_ADMIN_OIDC_REDIRECT_URL=https://push.example.com/admin/login/callback", "FORGEWIRE_ADMIN_OIDC_ALLOWED=ada@example.com, ,*@ops.example.com"}
+	cfg, err := Load(append(environ, all...))
+	if err != nil || len(cfg.AdminOIDCAllowed) != 2 || cfg.AdminOIDCAllowed[1] != "*@ops.example.com" {
+		t.Errorf("%v, %v", cfg, err)
+	}
+	for i := range all {
+		without := append(append(append([]string{}, environ...), all[:i]...), all[i+1:]...)
+		name, _, _ := strings.Cut(all[i], "=")
+		if _, err := Load(without); err == nil || !strings.Contains(err.Error(), name+" is required with the other") {
+			t.Errorf("without %s: %v", name, err)
+		}
 	}
 }

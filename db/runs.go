@@ -128,6 +128,17 @@ const runColumns = `id, started, tenant, answer_id, key_id, endpoint, model, ups
 
 // ListRuns reads a page of a tenant's runs, the newest first.
 func ListRuns(ctx context.Context, q Querier, f RunFilter) ([]Run, error) {
+	var runs []Run
+	err := EachRun(ctx, q, f, func(r *Run) error {
+		runs = append(runs, *r)
+		return nil
+	})
+	return runs, err
+}
+
+// EachRun is ListRuns for those who need one run at a time. It ends with the first error of each, which may keep the
+// texts and the numbers of a run, but not the run: the next one takes its place.
+func EachRun(ctx context.Context, q Querier, f RunFilter, each func(*Run) error) error {
 	where, args := "tenant = $1", []any{f.Tenant}
 	and := func(condition string, values ...any) {
 		places := make([]any, len(values))
@@ -162,13 +173,19 @@ func ListRuns(ctx context.Context, q Querier, f RunFilter) ([]Run, error) {
 	rows, err := q.Query(ctx, fmt.Sprintf(`SELECT %s FROM forgewire.runs WHERE %s
 		ORDER BY started DESC, id DESC LIMIT $%d`, runColumns, where, len(args)), args...)
 	if err != nil {
-		return nil, fmt.Errorf("list runs: %w", err)
+		return fmt.Errorf("list runs: %w", err)
 	}
-	runs, err := pgx.CollectRows(rows, pgx.RowToStructByPos[Run])
-	if err != nil {
-		return nil, fmt.Errorf("list runs: %w", err)
+	var r Run
+	if _, err = pgx.ForEachRow(rows, r.fields(), func() error { return each(&r) }); err != nil {
+		return fmt.Errorf("list runs: %w", err)
 	}
-	return runs, nil
+	return nil
+}
+
+// fields are the places of runColumns.
+func (r *Run) fields() []any {
+	return []any{&r.ID, &r.Started, &r.Tenant, &r.AnswerID, &r.KeyID, &r.Endpoint, &r.Model, &r.Upstream, &r.Status, &r.Cache, &r.RequestHash,
+		&r.PromptTokens, &r.CompletionTokens, &r.CostMicros, &r.SavedMicros, &r.FirstToken, &r.Duration, &r.Error}
 }
 
 // RunByID reads one run of a tenant. Without one it is ErrNotFound.

@@ -49,18 +49,24 @@ func newMemoryGroup(t *testing.T, limit int64) (dir, procs string) {
 	return "", ""
 }
 
+// plainBinary is forgewire as people run it: the race detector takes several times the memory.
+func plainBinary(t *testing.T) string {
+	t.Helper()
+	binary := filepath.Join(t.TempDir(), "forgewire")
+	build := exec.Command("go", "build", "-buildvcs=false", "-o", binary, "forgewire/cmd/forgewire")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("build the binary: %v\n%s", err, out)
+	}
+	return binary
+}
+
 // A replica in 256 MiB is asked for more than 1 GiB at once: 500 publishes of 1 MB, each of which is in memory
 // several times, and clients that do not read. The kernel does not kill it, nothing that it answered is lost,
 // and then it serves as before.
 func TestMemoryLimit(t *testing.T) {
 	heavy(t)
 	dir, procs := newMemoryGroup(t, 256<<20)
-	// The race detector takes several times the memory, so this is a binary as people run it.
-	binary := filepath.Join(t.TempDir(), "forgewire")
-	build := exec.Command("go", "build", "-buildvcs=false", "-o", binary, "forgewire/cmd/forgewire")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build the binary: %v\n%s", err, out)
-	}
+	binary := plainBinary(t)
 	c := newCluster(t, 1, options{idle: true, env: []string{"FORGEWIRE_RETENTION_BYTES=10000000000"}})
 	r := c.replicas[0]
 	r.command = []string{"/bin/sh", "-c", `echo $$ > "$0" && exec "$1" serve --migrate`, procs, binary}

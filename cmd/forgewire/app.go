@@ -175,8 +175,9 @@ func (a *app) web(logger *slog.Logger, tokens realtime.TokenConfig) (web handler
 		return web, err
 	}
 	b.memory.OnPressure(a.cache.Shrink)
+	chunk := func() { b.memory.Check() }
 	a.gate, err = access.New(access.Config{Pool: b.requests, Logger: logger, ServerKey: cfg.APIKey.Reveal(),
-		Retention: cfg.RunRetention, Flush: cfg.ShutdownTimeout / flushShare})
+		Retention: cfg.RunRetention, Flush: cfg.ShutdownTimeout / flushShare, Chunk: chunk})
 	if err != nil {
 		return web, fmt.Errorf("make the gate of /v1: %w", err)
 	}
@@ -188,7 +189,7 @@ func (a *app) web(logger *slog.Logger, tokens realtime.TokenConfig) (web handler
 	if a.models != nil {
 		ask = a.gate.Limit(a.models.Handler("chat/completions"))
 	}
-	a.resources, err = resources.New(resources.Config{Pool: b.requests, Cache: a.cache, Queue: node.Queue(), Models: ask, Logger: logger})
+	a.resources, err = resources.New(resources.Config{Pool: b.requests, Cache: a.cache, Queue: node.Queue(), Models: ask, Logger: logger, Chunk: chunk})
 	if err != nil {
 		return web, fmt.Errorf("make the resources of /v1: %w", err)
 	}

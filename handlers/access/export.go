@@ -29,21 +29,21 @@ func (g *Gate) ExportRuns(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	f.Tenant, f.Limit = caller.Tenant, stream.ChunkRows
-	out := stream.New(w, stream.Type(r), runColumns)
+	out := stream.New(w, stream.Type(r), runColumns, g.chunk)
 	err := out.Copy(func() (more bool, err error) {
-		runs, err := db.ListRuns(r.Context(), g.pool, f)
-		for _, run := range runs {
-			line := ExportedRun{Run: newRun(run), Cursor: encodeCursor(run)}
+		rows := 0
+		err = db.EachRun(r.Context(), g.pool, f, func(run *db.Run) error {
+			line := ExportedRun{Run: newRun(*run), Cursor: encodeCursor(*run)}
 			var texts []string
 			if out.IsCSV() {
 				texts = line.texts()
 			}
-			if _, err = out.Row(line, texts); err != nil {
-				return false, err
-			}
 			f.Before = db.RunCursor{Started: run.Started, ID: run.ID}
-		}
-		return len(runs) == stream.ChunkRows, err
+			rows++
+			_, err := out.Row(&line, texts)
+			return err
+		})
+		return rows == stream.ChunkRows, err
 	})
 	if err != nil {
 		g.failed(w, r, err)

@@ -25,6 +25,7 @@ type Config struct {
 	ServerKey string        // the server's own key, of the tenant DefaultTenant, without limits; "" is none
 	Retention time.Duration // how long runs are kept
 	Flush     time.Duration // how long Run may take, once its context has ended, to bring what is left to the database
+	Chunk     func()        // called after each chunk of an export: memory is looked at there; nil for nothing
 }
 
 // Gate is who may use /v1, and the record of what was used. It is safe for concurrent use.
@@ -32,6 +33,7 @@ type Gate struct {
 	logger   *slog.Logger
 	pool     db.Querier
 	flush    time.Duration
+	chunk    func()
 	verifier *verifier
 	ledger   *ledger
 	journal  *journal
@@ -44,7 +46,7 @@ func New(cfg Config) (*Gate, error) {
 	}
 	l := newLedger(cfg.Pool, cfg.Logger)
 	return &Gate{
-		logger: cfg.Logger, pool: cfg.Pool, flush: cfg.Flush, ledger: l,
+		logger: cfg.Logger, pool: cfg.Pool, flush: cfg.Flush, chunk: cfg.Chunk, ledger: l,
 		verifier: newVerifier(cfg.Pool, cfg.Logger, cfg.ServerKey, l.learned),
 		journal:  newJournal(cfg.Pool, cfg.Logger, cfg.Retention),
 	}, nil

@@ -121,7 +121,7 @@ func exportCases(c *call) error {
 	if err != nil {
 		return err
 	}
-	out := stream.New(c.w, stream.Type(c.r), append(slices.Clone(d.Variables), "expected"))
+	out := stream.New(c.w, stream.Type(c.r), append(slices.Clone(d.Variables), "expected"), c.s.cfg.Chunk)
 	return out.Copy(func() (more bool, err error) {
 		rows := 0
 		err = db.EachCase(c.ctx, c.s.pool, c.tenant, d.ID, after, stream.ChunkRows, func(one db.Case) bool {

@@ -284,7 +284,7 @@ func exportResults(c *call) error {
 	if err != nil {
 		return err
 	}
-	out := stream.New(c.w, stream.Type(c.r), []string{"case", "score", "passed", "output", "error", "cache", "duration_ms"})
+	out := stream.New(c.w, stream.Type(c.r), []string{"case", "score", "passed", "output", "error", "cache", "duration_ms"}, c.s.cfg.Chunk)
 	return out.Copy(func() (more bool, err error) {
 		rows := 0
 		err = db.EachResult(c.ctx, c.s.pool, c.tenant, e.ID, after, stream.ChunkRows, func(r db.Result) bool {

@@ -78,6 +78,9 @@ func importCases(c *call) error {
 		if at, err = c.store(&d, at, chunk); err != nil {
 			return err
 		}
+		if c.s.cfg.Chunk != nil {
+			c.s.cfg.Chunk()
+		}
 	}
 	return c.show(showDataset(d))
 }

@@ -30,6 +30,7 @@ type Config struct {
 	Queue  *db.Queue    // of what is done in the background
 	Models http.Handler // POST /v1/chat/completions, with the caller in the context; nil where there is no model
 	Logger *slog.Logger
+	Chunk  func() // called after each chunk of an export or an import: memory is looked at there; nil for nothing
 }
 
 // Service serves the resources. It is safe for concurrent use.

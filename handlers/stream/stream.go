@@ -33,8 +33,10 @@ type Writer struct {
 	w      http.ResponseWriter
 	rc     *http.ResponseController
 	chunk  bytes.Buffer
+	json   *json.Encoder
 	csv    *csv.Writer // nil for NDJSON
 	header []string
+	sent   func()
 	begun  bool
 	within time.Duration // for the client to accept a chunk
 }
@@ -48,9 +50,11 @@ func Type(r *http.Request) string {
 	return NDJSON
 }
 
-// New makes a Writer. Nothing is sent before the first Flush, so that a failure can still be told by the status.
-func New(w http.ResponseWriter, contentType string, columns []string) *Writer {
-	s := &Writer{w: w, rc: http.NewResponseController(w), header: columns, within: writeWithin}
+// New makes a Writer. Nothing is sent before the first Flush, so that a failure can still be told by the status. After
+// each chunk sent is called, if it is not nil.
+func New(w http.ResponseWriter, contentType string, columns []string, sent func()) *Writer {
+	s := &Writer{w: w, rc: http.NewResponseController(w), header: columns, sent: sent, within: writeWithin}
+	s.json = json.NewEncoder(&s.chunk)
 	h := w.Header()
 	h.Set("Content-Type", contentType)
 	h.Set("X-Accel-Buffering", "no") // nginx
@@ -79,12 +83,9 @@ func (s *Writer) Row(v any, texts []string) (room bool, err error) {
 		s.csv.Flush()
 		return s.chunk.Len() < chunkBytes, nil
 	}
-	b, err := json.Marshal(v)
-	if err != nil {
+	if err = s.json.Encode(v); err != nil { // which ends it with a line's end
 		return false, fmt.Errorf("encode a row: %w", err)
 	}
-	s.chunk.Write(b)
-	s.chunk.WriteByte('\n')
 	return s.chunk.Len() < chunkBytes, nil
 }
 
@@ -103,6 +104,9 @@ func (s *Writer) Flush() error {
 	s.chunk.Reset()
 	if err := s.rc.Flush(); err != nil {
 		return fmt.Errorf("send a chunk: %w", err)
+	}
+	if s.sent != nil {
+		s.sent()
 	}
 	return nil
 }

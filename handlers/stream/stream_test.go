@@ -21,7 +21,7 @@ func TestWhoReadsNextToNothingIsCut(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		began := time.Now()
 		defer func() { ended <- time.Since(began) }() // Copy ends it with a panic
-		s := New(w, NDJSON, nil)
+		s := New(w, NDJSON, nil, nil)
 		s.within = within
 		_ = s.Copy(func() (bool, error) {
 			for room := true; room; {

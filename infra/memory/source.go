@@ -17,9 +17,9 @@ import (
 	"github.com/KimMachineGun/automemlimit/memlimit"
 )
 
-// ballast is never touched, so it takes no memory; but the collector counts it, and so runs at heaps of 64 MiB
-// and more instead of all the time. A busy replica spends a quarter less CPU that way.
-var ballast = make([]byte, 32<<20)
+// ballast is never touched, so it takes no memory; but the collector counts it, and so runs each time that so much
+// was allocated, and not all the time. That is also what a busy replica holds as garbage, beside what it needs.
+var ballast = make([]byte, 16<<20)
 
 // setSoftLimit tells the collector where to work harder, unless GOMEMLIMIT or AUTOMEMLIMIT=off say that
 // somebody else does. The ballast is counted by the collector and not by the kernel.

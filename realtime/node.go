@@ -83,6 +83,7 @@ type Node struct {
 	webhooks  *webhooks // nil for none
 	queue     *db.Queue
 	hearers   map[string][]func([]byte) // by topic; fixed once Run has begun
+	joined    map[string]func(string)   // by namespace; fixed once Run has begun
 
 	verifier    *verifier
 	revocations revocations
@@ -114,7 +115,7 @@ func New(cfg Config) (*Node, error) {
 		cfg.PublishPool = cfg.Pool
 	}
 	n := &Node{cfg: cfg, logger: cfg.Logger, log: NewLog(cfg.Pool), hub: newHub(), health: newHealth(cfg.PublishPool),
-		id: uuid.NewString(), started: time.Now(), draining: make(chan struct{}), watched: make(chan struct{}, 1), hearers: map[string][]func([]byte){}}
+		id: uuid.NewString(), started: time.Now(), draining: make(chan struct{}), watched: make(chan struct{}, 1), hearers: map[string][]func([]byte){}, joined: map[string]func(string){}}
 	n.past = n.log
 	n.hub.tail.age = cfg.RetentionAge
 	if err := n.guard(); err != nil {

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"bufio"
 	"context"
 	"fmt"
 	"net/http"
@@ -217,6 +218,34 @@ func TestLLMResume(t *testing.T) {
 				t.Errorf("%d calls", n)
 			}
 		})
+	}
+}
+
+// Who reads an answer's channel, in a browser on any replica, gets each token as it comes.
+func TestLLMChannelIsLive(t *testing.T) {
+	t.Parallel()
+	c := newLLM(t, nil, map[string]fakellm.Behaviour{"m": {Tokens: 200, Interval: 50 * time.Millisecond}})
+	s := c.open(0, "/chat/completions", asking("m", "watched", object{"stream": true}))
+	s.await(" 2")
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	u := fmt.Sprintf("http://%s/v1/channels/llm:%s/events", c.replicas[1].addr, streamID(t, s.res.Header))
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u, http.NoBody)
+	if err != nil {
+		t.Fatal(err)
+	}
+	res, err := llmClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	for lines := bufio.NewScanner(res.Body); ; {
+		if !lines.Scan() {
+			t.Fatalf("the answer ended before it was told at once: %d %v", res.StatusCode, lines.Err())
+		}
+		if strings.Contains(lines.Text(), `"live":true`) {
+			return
+		}
 	}
 }
 

@@ -27,6 +27,20 @@ type Follower struct {
 	lost   bool // the log went back
 }
 
+// OnJoin calls f with each channel of a namespace that a client of this replica subscribes to: whoever writes to it may
+// have to hurry. f must not block. OnJoin must be called before Run.
+func (n *Node) OnJoin(namespace string, f func(channel string)) { n.joined[namespace] = f }
+
+func (n *Node) joinedBy(channel string) {
+	namespace := namespaceOf(channel)
+	if namespace == OperatorNamespace {
+		n.watchedOn()
+	}
+	if f := n.joined[namespace]; f != nil {
+		f(channel)
+	}
+}
+
 // Follow returns a channel's messages after since, 0 for all that the log still holds. Nobody's permission is
 // asked: it is for the server itself.
 func (n *Node) Follow(channel string, since uint64) (*Follower, error) {

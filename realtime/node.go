@@ -61,23 +61,22 @@ type Config struct {
 
 // Node is one replica's realtime half: everything from the log to the sockets.
 type Node struct {
-	cfg       Config
-	logger    *slog.Logger
-	log       *Log
-	publisher *Publisher
-	hub       *hub
-	health    *health
-	listener  *listener
-	drainer   *drainer
-	presence  *presence
-	surveys   *surveys
-	pending   atomic.Int64 // see ShrinkBuffers
-	gather    atomic.Pointer[func() []byte]
-	stats     stats
-	watched   chan struct{} // capacity 1; see Watched
-	sessions  sessions
-	relay     *relay
-
+	cfg        Config
+	logger     *slog.Logger
+	log        *Log
+	publisher  *Publisher
+	hub        *hub
+	health     *health
+	listener   *listener
+	drainer    *drainer
+	presence   *presence
+	surveys    *surveys
+	pending    atomic.Int64 // see ShrinkBuffers
+	gather     atomic.Pointer[func() []byte]
+	stats      stats
+	watched    chan struct{} // capacity 1; see Watched
+	sessions   sessions
+	relay      *relay
 	forwarding *forwarding
 	past       past
 	rest       *rest
@@ -85,6 +84,7 @@ type Node struct {
 	webhooks   *webhooks // nil for none
 	queue      *db.Queue
 	hearers    map[string][]func([]byte) // by topic; fixed once Run has begun
+	joined     map[string]func(string)   // by namespace; fixed once Run has begun
 
 	verifier    *verifier
 	revocations revocations
@@ -118,7 +118,7 @@ func New(cfg Config) (*Node, error) {
 		cfg.PublishPool = cfg.Pool
 	}
 	n := &Node{cfg: cfg, logger: cfg.Logger, log: NewLog(cfg.Pool), hub: newHub(), health: newHealth(cfg.PublishPool),
-		id: uuid.NewString(), started: time.Now(), draining: make(chan struct{}), watched: make(chan struct{}, 1), hearers: map[string][]func([]byte){}}
+		id: uuid.NewString(), started: time.Now(), draining: make(chan struct{}), watched: make(chan struct{}, 1), hearers: map[string][]func([]byte){}, joined: map[string]func(string){}}
 	n.past = n.log
 	n.hub.tail.age = cfg.RetentionAge
 	if err := n.guard(); err != nil {

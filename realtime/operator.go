@@ -55,10 +55,7 @@ func (c *client) mayHave(channel string) error {
 // Watched brings a value after an operator has subscribed to a channel of OperatorNamespace on this replica.
 func (n *Node) Watched() <-chan struct{} { return n.watched }
 
-func (n *Node) watchedOn(channel string) {
-	if namespaceOf(channel) != OperatorNamespace {
-		return
-	}
+func (n *Node) watchedOn() {
 	select {
 	case n.watched <- struct{}{}:
 	default: // it is known already

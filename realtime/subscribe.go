@@ -64,7 +64,7 @@ func (c *client) join(ctx context.Context, channel string, g grant, req *protoco
 	if err != nil {
 		return nil, nil, err
 	}
-	c.node.watchedOn(channel)
+	c.node.joinedBy(channel)
 	r := &protocol.SubscribeResult{Data: protocol.Raw(g.options.Data), Delta: view.isDelta()}
 	r.Expires, r.Ttl = c.tellsOf(g.expires, g.token)
 	r.WasRecovering = req.Recover && !recovers // and did not: nobody knows what was missed

@@ -51,6 +51,7 @@ type elector struct {
 	mu       sync.Mutex
 	led      map[key]*lease // guarded by mu, like all below
 	watched  map[*watch]struct{}
+	noticed  map[string]int // answers that clients read the channels of, and how often their leaders were told
 	landings []landing
 	sweepBy  time.Time // rows of ours may need sweeping until then
 	hurry    bool      // the replica stops: no landing waits
@@ -102,7 +103,7 @@ type watch struct {
 
 func newElector(pool *pgxpool.Pool, owner string, logger *slog.Logger, forget func(key)) *elector {
 	return &elector{pool: pool, owner: owner, logger: logger, forget: forget, waiting: make(chan *candidacy, maxElections), wake: make(chan struct{}, 1),
-		led: map[key]*lease{}, watched: map[*watch]struct{}{}}
+		led: map[key]*lease{}, watched: map[*watch]struct{}{}, noticed: map[string]int{}}
 }
 
 // elect proposes to generate the answer under this id. After an error everybody is on his own.

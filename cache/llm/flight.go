@@ -50,9 +50,11 @@ func newFlight(life context.Context, req *request, joins bool, mode Mode) *fligh
 	return f
 }
 
+const idPrefix = "fw_"
+
 func newID() string {
 	u := uuid.New()
-	return "fw_" + hex.EncodeToString(u[:])
+	return idPrefix + hex.EncodeToString(u[:])
 }
 
 var (

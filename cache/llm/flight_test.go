@@ -310,6 +310,62 @@ func TestResume(t *testing.T) {
 	}
 }
 
+func TestResumeNeedsTheModelToBeAllowed(t *testing.T) {
+	r, _ := single(t, nil)
+	l := r.listen(t, ask("allowed", streamed))
+	l.end(t)
+	id := l.resp.Header.Get("Forgewire-Id")
+	r.settled(t)
+	for models, want := range map[string]int{"m": 200, "other": 403} {
+		for _, form := range []string{"?stream=true", ""} {
+			if got := r.do(context.Background(), t, "GET", "responses/"+id+form, "", "X-Models", models); got.status != want {
+				t.Errorf("%s%s: %+v", models, form, got)
+			}
+		}
+	}
+}
+
+// TestWhoReadsTheChannelHearsEachTokenAtOnce: a browser that subscribed to it on either replica.
+func TestWhoReadsTheChannelHearsEachTokenAtOnce(t *testing.T) {
+	for _, at := range []int{0, 1} {
+		u := newUpstream(t)
+		g := make(gate)
+		u.word = g.word
+		n := newNetwork(t)
+		replicas := []*replica{n.replica(one(t, u), nil), n.replica(one(t, u), nil)}
+		l := replicas[0].listen(t, ask("watched", streamed))
+		g <- struct{}{}
+		l.until(t, "id: 0")
+		channel := channelOf(l.resp.Header.Get("Forgewire-Id"))
+		replicas[at].Joined("llm:fw_unknown")
+		replicas[at].Joined(channel)
+		eventually(t, 5*time.Second, "the leader knows", func() bool {
+			a := replicas[0].elector
+			a.mu.Lock()
+			defer a.mu.Unlock()
+			for _, lease := range a.led {
+				if lease.isFollowed() {
+					return true
+				}
+			}
+			return false
+		})
+		g <- struct{}{}
+		eventually(t, 5*time.Second, "an event that was not held back", func() bool {
+			messages, _ := n.log.Read(context.Background(), channel)
+			return strings.Contains(string(messages[len(messages)-1]), `"live":true`)
+		})
+		g.open()
+		l.end(t)
+		eventually(t, 5*time.Second, "nobody is told any more", func() bool {
+			e := replicas[at].elector
+			e.mu.Lock()
+			defer e.mu.Unlock()
+			return len(e.noticed) == 0
+		})
+	}
+}
+
 func TestAResumedStreamEndsWithItsLeader(t *testing.T) {
 	u := newUpstream(t)
 	g := make(gate)

@@ -40,7 +40,7 @@ func (el *elector) heart(ctx context.Context) {
 func (el *elector) beat(ctx context.Context) bool {
 	now := time.Now()
 	el.mu.Lock()
-	busy := len(el.led) > 0 || len(el.watched) > 0 || len(el.landings) > 0
+	busy := len(el.led) > 0 || len(el.watched) > 0 || len(el.landings) > 0 || len(el.noticed) > 0
 	if len(el.landings) > 0 || len(el.led) > 0 {
 		el.sweepBy = now.Add(landedFor + 2*sweepEvery)
 	}
@@ -73,6 +73,7 @@ func (el *elector) pulse(ctx context.Context, now time.Time) {
 	for w := range el.watched {
 		watched = append(watched, w)
 	}
+	fresh := el.freshMarks(watched)
 	el.mu.Unlock()
 	b := &pgx.Batch{}
 	b.Queue(sqlSeen, el.owner)
@@ -86,7 +87,7 @@ func (el *elector) pulse(ctx context.Context, now time.Time) {
 		})
 	}
 	alive := map[string]bool{}
-	queueWatches(b, watched, alive)
+	queueWatches(b, watched, fresh, alive)
 	late := now.Sub(el.looked) > 3*beat
 	if err := el.pool.SendBatch(ctx, b).Close(); err != nil {
 		return
@@ -99,14 +100,40 @@ func (el *elector) pulse(ctx context.Context, now time.Time) {
 // marks is how often a leader is told that somebody follows: a row that is locked is passed over.
 const marks = 3
 
-func queueWatches(b *pgx.Batch, watched []*watch, alive map[string]bool) {
-	var ids, fresh []string
+// maxNoticed bounds the answers whose readers are still to be told of. Readers of one more have its events in batches.
+const maxNoticed = 1024
+
+// notice has the leader of an answer told, on whichever replica, that a client reads its channel.
+func (el *elector) notice(id string) {
+	el.mu.Lock()
+	defer el.mu.Unlock()
+	if _, known := el.noticed[id]; known || len(el.noticed) < maxNoticed {
+		el.noticed[id] = 0
+		el.ring()
+	}
+}
+
+// freshMarks are the answers whose leaders are to be told that they are followed. The caller holds mu.
+func (el *elector) freshMarks(watched []*watch) (ids []string) {
 	for _, w := range watched {
-		ids = append(ids, w.id)
 		if w.marked < marks {
 			w.marked++
-			fresh = append(fresh, w.id)
+			ids = append(ids, w.id)
 		}
+	}
+	for id := range el.noticed {
+		ids = append(ids, id)
+		if el.noticed[id]++; el.noticed[id] == marks {
+			delete(el.noticed, id)
+		}
+	}
+	return ids
+}
+
+func queueWatches(b *pgx.Batch, watched []*watch, fresh []string, alive map[string]bool) {
+	var ids []string
+	for _, w := range watched {
+		ids = append(ids, w.id)
 	}
 	if len(fresh) > 0 {
 		b.Queue(`WITH f AS MATERIALIZED (SELECT key FROM forgewire.flights WHERE id = ANY($1) AND NOT followed AND landed IS NULL FOR UPDATE SKIP LOCKED)

@@ -67,13 +67,17 @@ func (s *Service) read(w http.ResponseWriter, r *http.Request, e endpoint) (*req
 		return nil, refusal
 	}
 	if !req.caller.allows(req.model) {
-		return nil, &Refusal{Status: http.StatusForbidden, Type: typeForbidden, Code: "model_not_allowed", Message: "this API key may not use the model", Param: "model"}
+		return nil, modelNotAllowed()
 	}
 	if req.routes = s.client.upstreams.routes(req.model); req.routes == nil {
 		return nil, unknownModel()
 	}
 	req.address(r)
 	return req, nil
+}
+
+func modelNotAllowed() *Refusal {
+	return &Refusal{Status: http.StatusForbidden, Type: typeForbidden, Code: "model_not_allowed", Message: "this API key may not use the model", Param: "model"}
 }
 
 func unknownModel() *Refusal {

@@ -61,6 +61,10 @@ func (s *Service) Resume(w http.ResponseWriter, r *http.Request, id string) {
 		(&Refusal{Status: v.end.Failure.Status, Type: typeUpstream, Code: v.end.Failure.Code, Message: v.end.Failure.Message}).Write(w)
 		return
 	}
+	if !caller.allows(v.head.Model) {
+		modelNotAllowed().Write(w)
+		return
+	}
 	req := &request{caller: caller, endpoint: v.head.Endpoint, model: v.head.Model, stream: stream, usage: q.Get("include_usage") == "true" || !v.head.Endpoint.hasUsageOption(), started: time.Now()}
 	rd := &reader{s: s, w: w, rc: http.NewResponseController(w), req: req, tape: t.tape, how: Collapsed, resumable: true, after: after + 1}
 	_ = rd.serve(ctx) // whoever resumes again goes on where this ended

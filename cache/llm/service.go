@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 
@@ -147,6 +148,23 @@ func (s *Service) take(req *request, joinable bool) (f *flight, joined bool) {
 		s.fly(f)
 	})
 	return f, false
+}
+
+// Joined tells that a client of this replica has subscribed to a channel of Namespace: whoever generates the answer,
+// here or elsewhere, keeps none of it back from then on.
+func (s *Service) Joined(channel string) {
+	id := strings.TrimPrefix(channel, Namespace+":")
+	if len(id) != len(idPrefix)+2*len(uuid.UUID{}) || !strings.HasPrefix(id, idPrefix) {
+		return // no answer's
+	}
+	s.mu.Lock()
+	f := s.byID[id]
+	s.mu.Unlock()
+	if f == nil {
+		s.elector.notice(id)
+		return
+	}
+	s.elector.follow(map[key]bool{f.key: true})
 }
 
 // drop forgets a flight that has ended.

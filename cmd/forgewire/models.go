@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"time"
@@ -33,11 +34,16 @@ func newModels(cfg appConfig, b *base, node *realtime.Node, values *cache.Cache,
 	default:
 		return nil, nil
 	}
-	return llm.New(llm.Config{
+	s, err := llm.New(llm.Config{
 		Upstreams: upstreams, Cache: values, Pool: b.flights, Transport: b.tracing.Transport, Log: modelLog{node}, Logger: logger, Mode: llm.Mode(cfg.LLMCache),
 		TTLs:            llm.TTLs{Prompt: cfg.TTLPrompt, Evaluation: cfg.TTLEvaluation, System: cfg.TTLSystem},
 		MaxMessageBytes: cfg.MaxPublicationBytes, Record: record, Grace: cfg.ShutdownTimeout / 2,
 	})
+	if err != nil {
+		return nil, fmt.Errorf("make the endpoint for language models: %w", err)
+	}
+	node.OnJoin(llm.Namespace, s.Joined)
+	return s, nil
 }
 
 // modelLog is the realtime log as answers of models travel through it.

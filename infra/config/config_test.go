@@ -481,14 +481,14 @@ func TestAdminProviderIsWhole(t *testing.T) {
 	environ := []string{"DATABASE_URL=postgres://db", "FORGEWIRE_API_KEY=none", "FORGEWIRE_TOKEN_SECRET=sesame sesame sesame"}
 	all := []string{"FORGEWIRE_ADMIN_OIDC_ISSUER=https://accounts.example.com", "FORGEWIRE_ADMIN_OIDC_CLIENT_ID=forgewire", "FORGEWIRE_ADMIN_OIDC_CLIENT_SECRET=x",
 		"FORGEWIRE_ADMIN_OIDC_REDIRECT_URL=https://push.example.com/admin/login/callback", "FORGEWIRE_ADMIN_OIDC_ALLOWED=ada@example.com, ,*@ops.example.com"}
-	cfg, err := Load(append(environ, all...))
+	cfg, err := config.Load(append(environ, all...))
 	if err != nil || len(cfg.AdminOIDCAllowed) != 2 || cfg.AdminOIDCAllowed[1] != "*@ops.example.com" {
 		t.Errorf("%v, %v", cfg, err)
 	}
 	for i := range all {
 		without := append(append(append([]string{}, environ...), all[:i]...), all[i+1:]...)
 		name, _, _ := strings.Cut(all[i], "=")
-		if _, err := Load(without); err == nil || !strings.Contains(err.Error(), name+" is required with the other") {
+		if _, err := config.Load(without); err == nil || !strings.Contains(err.Error(), name+" is required with the other") {
 			t.Errorf("without %s: %v", name, err)
 		}
 	}

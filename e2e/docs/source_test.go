@@ -1,4 +1,4 @@
-package e2e
+package docs
 
 import (
 	"go/ast"
@@ -121,7 +121,7 @@ func nameOf(e ast.Expr) string {
 // What others found in what we use is mended in the versions that we use.
 func TestDependenciesAreNewerThanTheirAdvisories(t *testing.T) {
 	t.Parallel()
-	mod, err := os.ReadFile("../go.mod")
+	mod, err := os.ReadFile(filepath.Join(root, "go.mod"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -149,7 +149,7 @@ func TestDependenciesAreNewerThanTheirAdvisories(t *testing.T) {
 // eachFile reads every file of the repository whose name ends so.
 func eachFile(t *testing.T, ending string, read func(path string, source []byte)) {
 	t.Helper()
-	err := filepath.WalkDir("..", func(path string, d fs.DirEntry, err error) error {
+	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() && (d.Name() == ".git" || d.Name() == "node_modules") {
 			return orSkip(err)
 		}

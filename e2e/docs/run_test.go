@@ -200,13 +200,14 @@ func (s *session) process(b block, commands string) {
 		})
 		stop()
 	case prints:
+		message := fmt.Sprintf("for line %d of %s", b.line, s.page.path)
 		s.until(ctx, b, &out, ended, func(n int) bool {
 			if n%10 == 0 { // it may not have subscribed yet
-				if err := execute(s.t, s.db, fmt.Sprintf(`SELECT forgewire.publish('%s', '{"text": "from the test"}')`, channel)); err != nil {
+				if err := execute(s.t, s.db, fmt.Sprintf(`SELECT forgewire.publish('%s', '{"text": "%s"}')`, channel, message)); err != nil {
 					s.t.Fatal(err)
 				}
 			}
-			return strings.Contains(out.String(), "from the test")
+			return strings.Contains(out.String(), message)
 		})
 		stop()
 	case b.note != "":

@@ -14,6 +14,7 @@ const maxKeyBytes = 256
 //	fw:{k<key>}        a value
 //	fw:{k<key>}:lease  who fills it now; in a cluster it lies beside the value
 //	fw:tag:<tag>       the token of a tag
+//	fw:sum:<key>       a number that replicas add to
 //
 // None can be taken for another: values end with a brace, leases do not. The k
 // keeps the braces from being empty, which in a cluster would count as none.
@@ -22,10 +23,12 @@ const (
 	valueSuffix = "}"
 	leaseSuffix = ":lease"
 	tagPrefix   = "fw:tag:"
+	sumPrefix   = "fw:sum:"
 )
 
 func valueName(key string) string { return valuePrefix + short(key) + valueSuffix }
 func tagName(tag string) string   { return tagPrefix + short(tag) }
+func sumName(key string) string   { return sumPrefix + short(key) }
 func leaseName(value string) string {
 	return value + leaseSuffix
 }

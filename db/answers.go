@@ -43,7 +43,7 @@ func KeepAnswer(ctx context.Context, tx pgx.Tx, tenant, key string, a Answer) er
 	if err != nil {
 		return fmt.Errorf("keep an answer: %w", err)
 	}
-	_, err = tx.Exec(ctx, "UPDATE forgewire.answers SET status = $3, header = $4::text::jsonb, body = $5 WHERE tenant = $1 AND key = $2",
+	err = Later(ctx, tx, "UPDATE forgewire.answers SET status = $3, header = $4::text::jsonb, body = $5 WHERE tenant = $1 AND key = $2",
 		tenant, key, a.Status, string(header), a.Body)
 	if err != nil {
 		return fmt.Errorf("keep an answer: %w", err)

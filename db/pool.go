@@ -20,7 +20,7 @@ const (
 	waitingPerConn        = 10 // a queue that is longer than this many times the pool is not worth to wait in
 
 	maxConnLifetime = time.Hour
-	lifetimeJitter  = 6 * time.Minute // so that a fleet does not reconnect in step
+	jitterShare     = 10 // of the lifetime, so that a fleet does not reconnect in step
 	maxConnIdleTime = 10 * time.Minute
 	connectTimeout  = 5 * time.Second
 	pingTimeout     = 2 * time.Second // of a connection that was idle for more than pingAfter
@@ -37,6 +37,9 @@ type PoolConfig struct {
 	AcquireTimeout time.Duration
 	// So many may wait; one more gets ErrBusy at once. 0: ten times MaxConns.
 	MaxWaiting int
+
+	// How long a connection is used; up to a tenth more, at random. 0: an hour.
+	Lifetime time.Duration
 
 	Logger *slog.Logger    // told of a pooler that is found; nil for none
 	Tracer pgx.QueryTracer // sees every query beside the pool's own figures; nil for none
@@ -63,13 +66,16 @@ func NewPool(ctx context.Context, cfg PoolConfig) (*pgxpool.Pool, error) {
 	if cfg.MaxWaiting <= 0 {
 		cfg.MaxWaiting = waitingPerConn * int(cfg.MaxConns)
 	}
+	if cfg.Lifetime <= 0 {
+		cfg.Lifetime = maxConnLifetime
+	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	g := &gate{timeout: cfg.AcquireTimeout, most: int64(cfg.MaxConns) + int64(cfg.MaxWaiting), base: cfg.MinConns}
 	p := &poolerCheck{logger: cfg.Logger, chosen: strings.Contains(cfg.URL, "default_query_exec_mode")}
 	pc.MinConns, pc.MaxConns = cfg.MinConns, cfg.MaxConns
-	pc.MaxConnLifetime, pc.MaxConnLifetimeJitter = maxConnLifetime, lifetimeJitter
+	pc.MaxConnLifetime, pc.MaxConnLifetimeJitter = cfg.Lifetime, cfg.Lifetime/jitterShare
 	pc.MaxConnIdleTime = maxConnIdleTime
 	pc.PingTimeout = pingTimeout
 	pc.ShouldPing = func(_ context.Context, p pgxpool.ShouldPingParams) bool { return p.IdleDuration > pingAfter }
@@ -82,7 +88,7 @@ func NewPool(ctx context.Context, cfg PoolConfig) (*pgxpool.Pool, error) {
 		return p.look(ctx, c)
 	}
 	pc.BeforeClose = func(*pgx.Conn) { g.ended.Add(1) }
-	pc.PrepareConn = func(_ context.Context, c *pgx.Conn) (bool, error) { return p.usable(c), nil }
+	pc.PrepareConn = func(ctx context.Context, c *pgx.Conn) (bool, error) { return p.usable(c) && leaveTenant(ctx, c), nil }
 	pc.ConnConfig.ConnectTimeout = connectTimeout
 	pc.ConnConfig.Tracer = g
 	if cfg.Tracer != nil {

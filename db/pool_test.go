@@ -187,3 +187,28 @@ func TestStatsAdd(t *testing.T) {
 		t.Errorf("%+v", a)
 	}
 }
+
+// Connections end when they are old enough, and not all at once.
+func TestLifetime(t *testing.T) {
+	t.Parallel()
+	pool := newPool(t, db.PoolConfig{MaxConns: 4, MinConns: 4, Lifetime: 500 * time.Millisecond})
+	if c := newPool(t, db.PoolConfig{}).Config(); c.MaxConnLifetime != time.Hour || c.MaxConnLifetimeJitter != 6*time.Minute {
+		t.Errorf("usually a connection lives for %v and up to %v more", c.MaxConnLifetime, c.MaxConnLifetimeJitter)
+	}
+	use := func() {
+		var wg sync.WaitGroup
+		for range 4 {
+			wg.Go(func() { _, _ = pool.Exec(t.Context(), "SELECT pg_sleep(0.01)") })
+		}
+		wg.Wait()
+	}
+	began := time.Now()
+	use()
+	until(t, "four connections have ended of old age", func() bool {
+		use()
+		return db.PoolStats(pool).Ended >= 4
+	})
+	if took := time.Since(began); took < 500*time.Millisecond {
+		t.Errorf("they ended after %v", took)
+	}
+}

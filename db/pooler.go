@@ -45,6 +45,7 @@ func (p *poolerCheck) look(ctx context.Context, c *pgx.Conn) error {
 		return fmt.Errorf("ask the server for its process: %w", err)
 	}
 	if len(results) == 1 && len(results[0].Rows) == 1 && string(results[0].Rows[0][0]) == strconv.FormatUint(uint64(c.PgConn().PID()), 10) {
+		c.PgConn().CustomData()[sessionKey] = &session{direct: true}
 		return nil
 	}
 	c.PgConn().CustomData()[unfit] = true

@@ -140,25 +140,19 @@ func ListPromptVersions(ctx context.Context, pool *pgxpool.Pool, tenant, id stri
 // CreatePrompt stores a prompt with its first version. ErrConflict: the tenant has one of that name.
 func CreatePrompt(ctx context.Context, tx pgx.Tx, tenant, id, name string, v PromptVersion) (Prompt, error) {
 	v.Version = 1
-	where, arg := PromptChoice{}.condition()
+	p := Prompt{ID: id, Name: name, Newest: v.Version, Labels: map[string]int32{}, PromptVersion: v}
 	b := &pgx.Batch{} // one round trip
-	b.Queue(`INSERT INTO forgewire.prompts (tenant, id, name) VALUES ($1, $2, $3)`, tenant, id, name)
-	b.Queue(newVersion, v.row(tenant, id)...)
-	b.Queue("SELECT "+promptColumns+promptVersion+samePrompt+where, tenant, id, arg)
+	b.Queue(`INSERT INTO forgewire.prompts (tenant, id, name) VALUES ($1, $2, $3) RETURNING revision, created_at, updated_at`, tenant, id, name)
+	b.Queue(newVersion+" RETURNING created_at", v.row(tenant, id)...)
 	results := tx.SendBatch(ctx, b)
 	defer results.Close() // what went wrong was returned by the results
-	if _, err := results.Exec(); err != nil {
+	if err := results.QueryRow().Scan(&p.Revision, &p.Created, &p.Updated); err != nil {
 		return Prompt{}, orConflict("create a prompt", err)
 	}
-	if _, err := results.Exec(); err != nil {
+	if err := results.QueryRow().Scan(&p.Made); err != nil {
 		return Prompt{}, fmt.Errorf("insert a version of a prompt: %w", err)
 	}
-	rows, err := results.Query()
-	if err != nil {
-		return Prompt{}, fmt.Errorf("read a prompt: %w", err)
-	}
-	p, err := onePrompt(rows)
-	return p, orNotFound("read a prompt", err)
+	return p, nil
 }
 
 func orConflict(what string, err error) error {
@@ -256,13 +250,10 @@ func touch(ctx context.Context, tx pgx.Tx, tenant, id, set string, value any) (P
 	return ReadPromptTx(ctx, tx, tenant, id, PromptChoice{})
 }
 
-// Tell publishes a change of a resource on its channel, and tells every replica that what it has of it in its
-// cache is no longer good, both when the transaction commits.
-func Tell(ctx context.Context, tx pgx.Tx, channel string, change []byte, topic, changed string) error {
-	b := &pgx.Batch{}
-	b.Queue("SELECT forgewire.publish($1, $2::text::jsonb)", channel, string(change))
-	b.Queue("SELECT forgewire.announce($1, $2)", topic, changed)
-	if err := tx.SendBatch(ctx, b).Close(); err != nil {
+// Tell publishes a change of a resource on its channel when the transaction commits. Replicas that have something of it in
+// their caches overhear that.
+func Tell(ctx context.Context, tx pgx.Tx, channel string, change []byte) error {
+	if err := Later(ctx, tx, "SELECT forgewire.publish($1, $2::text::jsonb)", channel, string(change)); err != nil {
 		return fmt.Errorf("tell of a change: %w", err)
 	}
 	return nil

@@ -13,12 +13,7 @@ const enter = "SELECT forgewire.enter($1)"
 
 // InTenant is InTx for one tenant: f sees and changes rows of that tenant alone, whatever its queries forget.
 func InTenant(ctx context.Context, pool *pgxpool.Pool, tenant string, f func(pgx.Tx) error) error {
-	return InTx(ctx, pool, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, enter, tenant); err != nil {
-			return fmt.Errorf("enter the tenant: %w", err)
-		}
-		return f(tx)
-	})
+	return retried(ctx, func() error { return inTx(ctx, pool, tenant, f) })
 }
 
 // LeaveTenant gives the rest of an InTenant transaction the rights of the pool's own role again, for what
@@ -30,14 +25,28 @@ func LeaveTenant(ctx context.Context, tx pgx.Tx) error {
 	return nil
 }
 
-// query runs one reading statement for one tenant in a single round trip: what is sent together is one
-// transaction, which ends with it.
+// query runs one reading statement for one tenant in a single round trip: a connection that is not the tenant's yet
+// enters in the same one, and what is sent together is one transaction.
 func query[T any](ctx context.Context, pool *pgxpool.Pool, tenant, sql string, args []any, collect func(pgx.Rows) (T, error)) (T, error) {
 	var zero T
+	conn, err := pool.Acquire(forTenant{ctx})
+	if err != nil {
+		return zero, err //nolint:wrapcheck // the caller says what it read
+	}
+	defer conn.Release()
+	s := sessionOf(conn.Conn())
+	if s.in(tenant) {
+		rows, err := conn.Query(ctx, sql, args...)
+		if err != nil {
+			return zero, err //nolint:wrapcheck // the caller says what it read
+		}
+		return collect(rows)
+	}
 	b := &pgx.Batch{}
-	b.Queue(enter, tenant)
+	b.Queue(s.enter(), tenant)
 	b.Queue(sql, args...)
-	results := pool.SendBatch(ctx, b)
+	s.tear()
+	results := conn.SendBatch(ctx, b)
 	defer results.Close() // what went wrong was returned by the two results
 	if _, err := results.Exec(); err != nil {
 		return zero, fmt.Errorf("enter the tenant: %w", err)
@@ -46,5 +55,9 @@ func query[T any](ctx context.Context, pool *pgxpool.Pool, tenant, sql string, a
 	if err != nil {
 		return zero, err //nolint:wrapcheck // the caller says what it read
 	}
-	return collect(rows)
+	found, err := collect(rows)
+	if closed := results.Close(); closed == nil {
+		s.entered(tenant)
+	}
+	return found, err
 }

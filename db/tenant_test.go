@@ -39,7 +39,7 @@ func apart(t *testing.T, pool *pgxpool.Pool, name string) {
 		err := db.InTenant(t.Context(), pool, tenant, func(tx pgx.Tx) error {
 			_, err := db.CreatePrompt(t.Context(), tx, tenant, "pr_"+tenant, "greet", db.PromptVersion{Template: "Hello " + tenant, Variables: []string{}})
 			if err == nil {
-				err = db.Tell(t.Context(), tx, "$prompts:"+tenant, []byte(`{}`), "prompts", tenant)
+				err = db.Tell(t.Context(), tx, "$prompts:"+tenant, []byte(`{}`))
 			}
 			return err
 		})

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strconv"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -24,9 +25,16 @@ const (
 //
 // A transaction that lost to another (a serialisation failure, a deadlock) is run again, a few times: f must
 // have no effect but on tx, and must return the errors that it gets, wrapped or not.
+//
+// BEGIN leaves with the first statement, and what was put off with Later with the COMMIT.
 func InTx(ctx context.Context, pool *pgxpool.Pool, f func(pgx.Tx) error) error {
+	return retried(ctx, func() error { return inTx(ctx, pool, "", f) })
+}
+
+// retried does again what lost to another transaction.
+func retried(ctx context.Context, do func() error) error {
 	for try := 1; ; try++ {
-		err := inTx(ctx, pool, f)
+		err := do()
 		if err == nil || try == txTries || !lost(err) {
 			return err
 		}
@@ -47,15 +55,22 @@ func lost(err error) bool {
 	return ok && (e.Code == "40001" || e.Code == "40P01")
 }
 
-func inTx(ctx context.Context, pool *pgxpool.Pool, f func(pgx.Tx) error) (err error) {
-	conn, err := pool.Acquire(ctx)
+// inTx runs f once, of a tenant unless that is "".
+func inTx(ctx context.Context, pool *pgxpool.Pool, tenant string, f func(pgx.Tx) error) (err error) {
+	asking := ctx
+	if tenant != "" {
+		asking = forTenant{ctx}
+	}
+	conn, err := pool.Acquire(asking)
 	if err != nil {
 		return fmt.Errorf("begin a transaction: %w", err)
 	}
 	defer conn.Release()
-	tx, err := conn.BeginTx(ctx, pgx.TxOptions{BeginQuery: begin(ctx)})
-	if err != nil {
-		return fmt.Errorf("begin a transaction: %w", err)
+	tx, s := begin(ctx, conn.Conn()), sessionOf(conn.Conn())
+	enters := tenant != "" && !s.in(tenant)
+	if enters {
+		s.tear()
+		tx.later(s.enter(), tenant)
 	}
 	committed := false
 	defer func() {
@@ -70,26 +85,29 @@ func inTx(ctx context.Context, pool *pgxpool.Pool, f func(pgx.Tx) error) (err er
 		return fmt.Errorf("commit: %w", err)
 	}
 	committed = true
+	if enters {
+		s.entered(tenant)
+	}
 	return nil
 }
 
-// begin is one round trip: without arguments pgx sends several statements at once.
-func begin(ctx context.Context) string {
-	deadline, ok := ctx.Deadline()
-	if !ok {
-		return "BEGIN"
+const limits = `SELECT set_config('statement_timeout', $1, true), set_config('lock_timeout', $2, true), set_config('idle_in_transaction_session_timeout', $1, true)`
+
+// begin makes a transaction, of which nothing is sent yet.
+func begin(ctx context.Context, conn *pgx.Conn) *pipelined {
+	tx := &pipelined{conn: conn}
+	tx.later("BEGIN")
+	if deadline, ok := ctx.Deadline(); ok {
+		left := max(1, time.Until(deadline).Milliseconds())
+		tx.later(limits, strconv.FormatInt(left, 10), strconv.FormatInt(max(1, left/2), 10))
 	}
-	left := max(1, time.Until(deadline).Milliseconds())
-	return fmt.Sprintf("BEGIN; SET LOCAL statement_timeout = %d; SET LOCAL lock_timeout = %d; SET LOCAL idle_in_transaction_session_timeout = %d",
-		left, max(1, left/2), left)
+	return tx
 }
 
 // rollback has a context of its own: the caller's has often ended, and the connection is worth keeping. Where
 // it fails the connection is closed, which ends the transaction as well.
-func rollback(ctx context.Context, tx pgx.Tx) {
+func rollback(ctx context.Context, tx *pipelined) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rollbackTime)
 	defer cancel()
-	if err := tx.Rollback(ctx); err != nil && !errors.Is(err, pgx.ErrTxClosed) {
-		_ = tx.Conn().Close(ctx) // it says goodbye if it can; the server notices anyway
-	}
+	_ = tx.Rollback(ctx) // which closes the connection otherwise; the server notices anyway
 }

@@ -5,6 +5,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"forgewire/db"
+	"forgewire/handlers/access"
 	"forgewire/infra/memory"
 	"forgewire/infra/monitor"
 )
@@ -25,6 +26,10 @@ var (
 	metricPoolOpened   = describe("db_pool_opened_total", "Connections that were opened.", "pool")
 	metricPoolEnded    = describe("db_pool_ended_total", "Connections that were closed or broke.", "pool")
 
+	metricRunsWritten = describe("runs_written_total", "Runs that were written to the database.")
+	metricRunsDropped = describe("runs_dropped_total", "Runs that were not: too many waited, or the database was away when the replica stopped.")
+	metricRunsWaiting = describe("runs_waiting", "Runs that wait to be written.")
+
 	metricMemoryLimit    = describe("memory_limit_bytes", "Memory that the replica may use.")
 	metricMemoryUsed     = describe("memory_used_bytes", "Memory in use, of the container if it has a limit.")
 	metricMemoryReserved = describe("memory_reserved_bytes", "Memory that large requests hold.")
@@ -37,6 +42,7 @@ type systemCollector struct {
 	monitor *monitor.Monitor
 	pools   map[string]*pgxpool.Pool
 	memory  *memory.Governor // nil for none
+	gate    *access.Gate
 }
 
 // Describe sends nothing: the collector is registered once and not checked.
@@ -66,6 +72,10 @@ func (c systemCollector) Collect(out chan<- prometheus.Metric) {
 		send(metricPoolRefused, prometheus.CounterValue, float64(s.TimedOut), name, "timeout")
 		send(metricPoolRefused, prometheus.CounterValue, float64(s.Refused), name, "queue")
 	}
+	runs := c.gate.Stats()
+	send(metricRunsWritten, prometheus.CounterValue, float64(runs.Written))
+	send(metricRunsDropped, prometheus.CounterValue, float64(runs.Dropped))
+	send(metricRunsWaiting, prometheus.GaugeValue, float64(runs.Waiting))
 	if c.memory == nil {
 		return
 	}

@@ -30,7 +30,8 @@ type Config struct {
 	Cache               *cache.Cache // nil for none, for the figures
 	Admin               *admin.Admin // nil for no dashboard
 	Resources           *resources.Service
-	MaxIPRequests       int // that one address may send to the resources a minute; 0 for no limit
+	MaxIPRequests       int               // that one address may send to the resources a minute; 0 for no limit
+	Rates               *middleware.Rates // counts them over all replicas; nil: each counts for itself
 	Logger              *slog.Logger
 	APIKey              string // "" disables the server API
 	MaxPublicationBytes int
@@ -152,7 +153,7 @@ func (s *server) v1(r chi.Router, cfg Config) {
 
 	// A model's requests have the limits of their key; these have those of their address.
 	r.Group(func(r chi.Router) {
-		r.Use(middleware.Security, middleware.CORS(s.node.AllowsOrigin), middleware.Rate(cfg.MaxIPRequests), s.authenticate(cfg.Gate), middleware.Compress())
+		r.Use(middleware.Security, middleware.CORS(s.node.AllowsOrigin), middleware.Rate(cfg.MaxIPRequests, cfg.Rates), s.authenticate(cfg.Gate), middleware.Compress())
 		r.Get("/v1/runs", cfg.Gate.ListRuns)
 		r.With(s.shed).Get("/v1/runs/export", cfg.Gate.ExportRuns)
 		r.Get("/v1/runs/{id}", cfg.Gate.GetRun)

@@ -27,6 +27,20 @@ func (n *Node) Hear(topic string, f func(data []byte)) {
 	n.hearers[topic] = append(n.hearers[topic], f)
 }
 
+// Overhear calls f with each publication that this replica gets on channels that begin with prefix, whether anybody has
+// subscribed or not, and with "" as the channel whenever some may have been missed, as Hear does with nil. What must be
+// heard by everybody if, and only if, a transaction commits, and is published anyhow, needs no announcement, whose NOTIFY would make the
+// commits of the database wait for each other. f must not block. Overhear must be called before Run.
+func (n *Node) Overhear(prefix string, f func(channel string, data []byte)) {
+	n.hub.overhear = append(n.hub.overhear, overhearer{prefix, f})
+}
+
+// overhearer is who is told of publications on this replica.
+type overhearer struct {
+	prefix string
+	f      func(channel string, data []byte)
+}
+
 func (n *Node) announced(topic string, data []byte) {
 	if data == nil {
 		data = []byte{} // nil has a meaning
@@ -42,5 +56,8 @@ func (n *Node) missed() {
 		for _, f := range all {
 			f(nil)
 		}
+	}
+	for _, o := range n.hub.overhear {
+		o.f("", nil)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"hash/maphash"
 	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -18,7 +19,9 @@ type hub struct {
 	seed   maphash.Seed
 	count  atomic.Int64 // connections
 	epoch  string       // the log's; owned by whoever delivers
-	tail   tail
+	// overhear is fixed once Run has begun.
+	overhear []overhearer
+	tail     tail
 	// arrivals knows when notifications came, and how long ours were under way.
 	arrivals arrivals
 }
@@ -104,6 +107,11 @@ func (h *hub) deliver(messages []Message) {
 	byChannel := make(map[string]*burst, 1)
 	for i := range messages {
 		m := &messages[i]
+		for _, o := range h.overhear {
+			if strings.HasPrefix(m.Channel, o.prefix) {
+				o.f(m.Channel, m.Data)
+			}
+		}
 		b := byChannel[m.Channel]
 		if b == nil {
 			b = &burst{channel: m.Channel, epoch: h.epoch}

@@ -17,6 +17,7 @@ import (
 	"forgewire/handlers"
 	"forgewire/handlers/access"
 	"forgewire/handlers/admin"
+	"forgewire/handlers/middleware"
 	"forgewire/handlers/resources"
 	"forgewire/infra/config"
 	"forgewire/infra/logging"
@@ -53,7 +54,8 @@ type app struct {
 	gate      *access.Gate
 	models    *llm.Service // nil where no upstream is configured
 	resources *resources.Service
-	admin     *admin.Admin // nil where no password is configured
+	rates     *middleware.Rates // nil where each replica counts for itself
+	admin     *admin.Admin      // nil where no password is configured
 	server    *http.Server
 	// metrics serves /metrics without a key, on a port of its own; nil without one.
 	metrics *http.Server
@@ -181,6 +183,7 @@ func (a *app) web(logger *slog.Logger, tokens realtime.TokenConfig) (web handler
 	if err != nil {
 		return web, fmt.Errorf("make the gate of /v1: %w", err)
 	}
+	b.cleanup.Add("old runs", a.gate.CleanUp)
 	node.Hear(access.Topic, a.gate.Hear)
 	if a.models, err = newModels(cfg, b, node, a.cache, a.gate.Record, logger); err != nil {
 		return web, err
@@ -193,13 +196,16 @@ func (a *app) web(logger *slog.Logger, tokens realtime.TokenConfig) (web handler
 	if err != nil {
 		return web, fmt.Errorf("make the resources of /v1: %w", err)
 	}
-	node.Hear(resources.Topic, a.resources.Hear)
+	node.Overhear(resources.Channels, a.resources.Overhear)
+	if cfg.MaxIPRequests > 0 && a.cache.Shared() {
+		a.rates = middleware.NewRates(a.cache, logger)
+	}
 	if a.admin, err = newAdmin(cfg, b, node, a.gate, a.resources, tokens, logger); err != nil {
 		return web, err
 	}
 	return handlers.Config{
 		Monitor: b.monitor, Pools: b.pools(), Memory: b.memory, Tracing: b.tracing,
-		Cache: a.cache, Admin: a.admin, Node: node, Gate: a.gate, LLM: a.models, Resources: a.resources, MaxIPRequests: cfg.MaxIPRequests, Logger: logger, APIKey: cfg.APIKey.Reveal(), MaxPublicationBytes: cfg.MaxPublicationBytes,
+		Cache: a.cache, Admin: a.admin, Node: node, Gate: a.gate, LLM: a.models, Resources: a.resources, MaxIPRequests: cfg.MaxIPRequests, Rates: a.rates, Logger: logger, APIKey: cfg.APIKey.Reveal(), MaxPublicationBytes: cfg.MaxPublicationBytes,
 		Version: version, MetricsElsewhere: cfg.MetricsPort != 0, Home: cfg.Demo, ClientIPHeader: cfg.ClientIPHeader,
 	}, nil
 }
@@ -255,6 +261,9 @@ func (a *app) Run(ctx context.Context, ln, metrics net.Listener) error {
 	cached, drained := context.WithCancel(context.WithoutCancel(ctx))
 	g.Go(func() error { return a.cache.Run(cached) })
 	g.Go(func() error { return a.resources.Run(ctx) })
+	if a.rates != nil {
+		g.Go(func() error { return a.rates.Run(ctx) })
+	}
 	g.Go(func() error {
 		defer endGate()
 		defer drained() // requests that end now still use the cache

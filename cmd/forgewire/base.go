@@ -68,6 +68,9 @@ func newBase(cfg appConfig, logger *slog.Logger) (*base, error) {
 	}
 	b.cleanup = db.NewCleanup(b.requests, logger)
 	b.cleanup.Add("hidden history", realtime.CleanUp)
+	b.cleanup.Add("members of dead replicas", realtime.CleanPresence)
+	b.cleanup.Add("expired answers", db.CleanAnswers)
+	b.cleanup.Add("ended jobs", db.CleanQueue)
 	return b, nil
 }
 

@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"forgewire/cache/llm"
@@ -20,7 +21,6 @@ const (
 	insertTimeout = 5 * time.Second
 	minBackoff    = 250 * time.Millisecond
 	maxBackoff    = 5 * time.Second
-	retireEvery   = time.Hour // while runs come
 	complainEvery = time.Minute
 )
 
@@ -34,7 +34,6 @@ type journal struct {
 	written, dropped atomic.Uint64
 
 	// Owned by run.
-	retired    time.Time // when old runs were last looked for
 	complained time.Time // when a drop was last logged
 	told       uint64    // how many it told of
 }
@@ -72,7 +71,6 @@ func (j *journal) run(ctx, work context.Context) error {
 			return j.flush(work, batch)
 		}
 		j.complain()
-		j.retire(work)
 	}
 	return j.flush(work, nil)
 }
@@ -172,18 +170,9 @@ func (j *journal) complain() {
 	j.told, j.complained = dropped, time.Now()
 }
 
-// retire drops the days that are past the retention, but only while runs come: an idle replica runs no query.
-func (j *journal) retire(ctx context.Context) {
-	now := time.Now()
-	if now.Sub(j.retired) < retireEvery {
-		return
-	}
-	j.retired = now
-	ctx, cancel := context.WithTimeout(ctx, insertTimeout)
-	defer cancel()
-	if err := db.RetireRuns(ctx, j.pool, now.Add(-j.retention)); err != nil && ctx.Err() == nil {
-		j.logger.Warn("old runs could not be dropped, trying again in an hour", "error", err)
-	}
+// CleanUp drops the days of runs that are past the retention. It is for db.Cleanup.
+func (g *Gate) CleanUp(ctx context.Context, tx pgx.Tx) error {
+	return db.RetireRuns(ctx, tx, time.Now().Add(-g.journal.retention))
 }
 
 // Stats counts runs since the start.

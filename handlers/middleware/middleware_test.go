@@ -11,7 +11,7 @@ import (
 
 func TestRate(t *testing.T) {
 	t.Parallel()
-	h := middleware.Rate(3)(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	h := middleware.Rate(3, nil)(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
 	get := func(address string) *httptest.ResponseRecorder {
 		w, r := httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "/", nil)
 		r.RemoteAddr = address

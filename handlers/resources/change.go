@@ -48,8 +48,8 @@ func (c *call) change(f func(pgx.Tx) (reply, error)) error {
 	var answer db.Answer
 	var forget string
 	err = db.InTenant(c.ctx, c.s.pool, c.tenant, func(tx pgx.Tx) error {
-		fingerprint := c.fingerprint()
 		if key != "" {
+			fingerprint := c.fingerprint()
 			earlier, err := db.ClaimAnswer(c.ctx, tx, key, fingerprint)
 			if err != nil {
 				return err
@@ -84,8 +84,8 @@ func (c *call) change(f func(pgx.Tx) (reply, error)) error {
 	if err != nil {
 		return err
 	}
-	if forget != "" { // the others hear of it; whoever made the change must not find the old one here
-		c.s.heard.forgetNow(c.ctx, forget)
+	if forget != "" { // before the answer, so that nobody who has it finds the old one
+		c.s.heard.changed(c.ctx, forget)
 	}
 	c.answer(answer)
 	return nil

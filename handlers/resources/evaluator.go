@@ -143,10 +143,7 @@ func tellProgress(ctx context.Context, tx pgx.Tx, tenant string, e db.Evaluation
 	if err != nil {
 		return fmt.Errorf("encode the progress: %w", err)
 	}
-	if _, err = tx.Exec(ctx, "SELECT forgewire.publish($1, $2::text::jsonb)", "$"+EvaluationNamespace+":"+tenant, string(b)); err != nil {
-		return fmt.Errorf("tell of the progress: %w", err)
-	}
-	return nil
+	return db.Tell(ctx, tx, "$"+EvaluationNamespace+":"+tenant, b)
 }
 
 // work is what one batch needs.

@@ -2,14 +2,16 @@ package resources
 
 import (
 	"context"
+	"encoding/json"
 	"log/slog"
+	"strings"
 	"sync"
 
 	"forgewire/cache"
 )
 
-// Topic is what changes of resources are announced under, by the transactions that make them: see Service.Hear.
-const Topic = "resources"
+// Channels is how the channels begin on which changes of what is cached are published: see Service.Overhear.
+const Channels = "$" + PromptNamespace + ":"
 
 // everything is the tag of all that the resources cache.
 const everything = "resources"
@@ -17,8 +19,9 @@ const everything = "resources"
 // maxHeard bounds what was heard and is not forgotten yet. Above it everything is forgotten instead.
 const maxHeard = 1024
 
-// invalidator forgets what the cache has of resources that have changed. What is heard comes from the listener, which
-// must not wait, so it is queued; run works it off.
+// invalidator forgets what the cache has of resources that have changed. Whoever makes a change forgets it everywhere
+// before he answers. Should he not get so far, every replica overhears that it was published, which is part of the
+// transaction. What is heard comes from the listener, which must not wait, so it is queued; run works it off.
 type invalidator struct {
 	cache  *cache.Cache
 	logger *slog.Logger
@@ -26,31 +29,59 @@ type invalidator struct {
 
 	mu      sync.Mutex
 	tags    map[string]bool
+	mine    map[string]int // what was forgotten everywhere, and is still to be heard so often
 	all     bool
 	started bool
 }
 
 func newInvalidator(c *cache.Cache, logger *slog.Logger) *invalidator {
-	return &invalidator{cache: c, logger: logger, woken: make(chan struct{}, 1), tags: map[string]bool{}}
+	return &invalidator{cache: c, logger: logger, woken: make(chan struct{}, 1), tags: map[string]bool{}, mine: map[string]int{}}
 }
 
-// Hear takes what was announced under Topic: the tag of what has changed, or nil where some announcement may have been
-// missed. At the start nothing was, since nothing was cached here.
-func (s *Service) Hear(data []byte) { s.heard.hear(data) }
+// Overhear takes what was published on one of Channels, or "" where something may have been missed. At the start nothing
+// was, since nothing was cached here.
+func (s *Service) Overhear(channel string, data []byte) {
+	if channel == "" {
+		s.heard.missed()
+		return
+	}
+	var change promptChange
+	if json.Unmarshal(data, &change) == nil && isID(promptPrefix, change.ID) { // somebody else published the others
+		s.heard.hear(promptTag(strings.TrimPrefix(channel, Channels), change.ID))
+	}
+}
 
-func (i *invalidator) hear(data []byte) {
+func (i *invalidator) hear(tag string) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	switch {
-	case data != nil && len(i.tags) < maxHeard:
-		i.tags[string(data)] = true
-	case data == nil && !i.started:
-		i.started = true
+	switch n := i.mine[tag]; {
+	case n > 1:
+		i.mine[tag]--
 		return
+	case n == 1:
+		delete(i.mine, tag)
+		return
+	case len(i.tags) < maxHeard:
+		i.tags[tag] = true
 	default:
 		i.all = true
-		clear(i.tags)
 	}
+	i.wake()
+}
+
+func (i *invalidator) missed() {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if !i.started {
+		i.started = true
+		return
+	}
+	i.all = true
+	clear(i.mine)
+	i.wake()
+}
+
+func (i *invalidator) wake() {
 	select {
 	case i.woken <- struct{}{}:
 	default:
@@ -76,15 +107,28 @@ func (i *invalidator) run(ctx context.Context) error {
 		i.all = false
 		i.mu.Unlock()
 		for _, tag := range tags {
-			i.forgetNow(ctx, tag)
+			if err := i.cache.Heard(ctx, tag); err != nil {
+				i.later(ctx, err)
+			}
 		}
 	}
 }
 
-// forgetNow forgets what has a tag. Where Valkey is away, the cache has forgotten its own copies, and does the rest
-// when Valkey is back.
-func (i *invalidator) forgetNow(ctx context.Context, tag string) {
-	if err := i.cache.Heard(ctx, tag); err != nil {
-		i.logger.DebugContext(ctx, "a changed resource could not be purged yet", "error", err)
+// changed forgets, on every replica, what has a tag that was changed here.
+func (i *invalidator) changed(ctx context.Context, tag string) {
+	if err := i.cache.Purge(ctx, tag); err != nil {
+		i.later(ctx, err)
+		return
 	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if len(i.mine) >= maxHeard { // what is heard of them is forgotten once more
+		clear(i.mine)
+	}
+	i.mine[tag]++
+}
+
+// later says that Valkey is away: the cache has forgotten its own copies, and does the rest when Valkey is back.
+func (i *invalidator) later(ctx context.Context, err error) {
+	i.logger.DebugContext(ctx, "a changed resource could not be purged yet", "error", err)
 }

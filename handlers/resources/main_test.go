@@ -109,7 +109,7 @@ func start(t testing.TB, url, valkey, name string) *replica {
 	gate := must(access.New(access.Config{Pool: pool, Logger: logger, ServerKey: "the servers own key", Retention: 24 * time.Hour, Flush: time.Second}))
 	node.Hear(access.Topic, gate.Hear)
 	serves := must(resources.New(resources.Config{Pool: pool, Cache: values, Queue: node.Queue(), Models: gate.Limit(http.HandlerFunc(parrot)), Logger: logger}))
-	node.Hear(resources.Topic, serves.Hear)
+	node.Overhear(resources.Channels, serves.Overhear)
 	routes := must(handlers.Routes(handlers.Config{Monitor: monitor.New(), Node: node, Gate: gate, Resources: serves, Logger: logger, MaxPublicationBytes: 1 << 20, Version: "test"}))
 	server := httptest.NewServer(routes)
 	ctx, stop := context.WithCancel(context.Background())

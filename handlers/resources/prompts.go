@@ -134,7 +134,7 @@ func (c *call) changedPrompt(tx pgx.Tx, event string, status int, p db.Prompt, e
 		return reply{}, fmt.Errorf("encode a change: %w", err)
 	}
 	tag := promptTag(c.tenant, p.ID)
-	if err = db.Tell(c.ctx, tx, "$"+PromptNamespace+":"+c.tenant, told, Topic, tag); err != nil {
+	if err = db.Tell(c.ctx, tx, Channels+c.tenant, told); err != nil {
 		return reply{}, err
 	}
 	a := reply{status: status, forget: tag}

@@ -62,12 +62,18 @@ func (c *Cache) Run(ctx context.Context) error {
 // time that is not over, is returned marked Stale. It never fails: a cache that
 // cannot be used has nothing.
 func (c *Cache) Get(ctx context.Context, key string) (Entry, bool) {
-	e, ok := c.look(ctx, valueName(key))
+	return c.GetWhile(ctx, key, func() {})
+}
+
+// GetWhile is Get. If Valkey has to be asked, meanwhile is called once it has been, before the answer is there: what
+// it begins takes no time of its own. It must not block.
+func (c *Cache) GetWhile(ctx context.Context, key string, meanwhile func()) (Entry, bool) {
+	e, ok := c.look(ctx, valueName(key), meanwhile)
 	c.count(e, ok)
 	return e, ok
 }
 
-func (c *Cache) look(ctx context.Context, name string) (Entry, bool) {
+func (c *Cache) look(ctx context.Context, name string, meanwhile func()) (Entry, bool) {
 	now := time.Now()
 	if found, ok := c.local.get(name, now); ok {
 		return found.entry(Local, now), true
@@ -76,7 +82,7 @@ func (c *Cache) look(ctx context.Context, name string) (Entry, bool) {
 	if c.remote == nil {
 		return Entry{}, false
 	}
-	rec, ok := c.remote.get(ctx, name)
+	rec, ok := c.remote.get(ctx, name, meanwhile)
 	if !ok {
 		return Entry{}, false
 	}

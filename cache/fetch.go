@@ -21,7 +21,7 @@ const (
 // then, and others that waited in other replicas try for themselves.
 func (c *Cache) Fetch(ctx context.Context, key string, o FetchOptions, fill func(context.Context) ([]byte, error)) (Entry, error) {
 	name := valueName(key)
-	e, ok := c.look(ctx, name)
+	e, ok := c.look(ctx, name, func() {})
 	now := time.Now()
 	if ok && (!e.Stale || e.staleFor(now) <= o.StaleWhileRevalidate) {
 		c.count(e, true)

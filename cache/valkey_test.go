@@ -56,6 +56,26 @@ func TestCompressionInTheValue(t *testing.T) {
 	}
 }
 
+// Replicas' clocks may be apart: a value is then fresh for longer or shorter by as much, but it goes when Valkey says so.
+func TestClocksApart(t *testing.T) {
+	t.Parallel()
+	c, other := connected(t, sharedURL(t)), admin(t, sharedURL(t))
+	for _, apart := range []struct {
+		by    time.Duration // that the writer's clock is ahead
+		found bool
+	}{{time.Hour, true}, {-30 * time.Minute, true}, {-2 * time.Hour, false}} {
+		key := fmt.Sprint(unique(t), apart.by)
+		rec, _ := newRecord([]byte("v"), time.Hour, 0, nil)
+		rec.stored = rec.stored.Add(apart.by)
+		data, _ := c.remote.codec.encode(rec, nil)
+		tell(t, other, "SET", valueName(key), string(data), "PX", "2000")
+		if e, ok := c.Get(t.Context(), key); ok != apart.found || e.Stale {
+			t.Errorf("%s apart: %v, %+v", apart.by, ok, e)
+		}
+		eventually(t, func() bool { _, ok := c.Get(t.Context(), key); return !ok }, "%s apart: it stays", apart.by)
+	}
+}
+
 func TestForeignValuesAreMisses(t *testing.T) {
 	t.Parallel()
 	c, other := connected(t, sharedURL(t)), admin(t, sharedURL(t))

@@ -33,7 +33,7 @@ type read struct {
 
 // get reads a value from Valkey and keeps a copy. Who asks for the same name at the
 // same time shares the answer, unless the name was changed in between.
-func (r *remote) get(ctx context.Context, name string) (record, bool) {
+func (r *remote) get(ctx context.Context, name string, meanwhile func()) (record, bool) {
 	if r.pending.has(name) {
 		return record{}, false
 	}
@@ -41,6 +41,7 @@ func (r *remote) get(ctx context.Context, name string) (record, bool) {
 	if err != nil {
 		return record{}, false
 	}
+	meanwhile()
 	s, err := x.wait(ctx, r)
 	if err != nil {
 		return record{}, false

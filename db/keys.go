@@ -29,6 +29,7 @@ type Key struct {
 	TokensPerMinute   *int64
 	BudgetMicros      *int64 // a calendar month (UTC)
 	Shared            bool
+	LogBodies         bool // what is asked with it and answered is kept, beside the run
 	Created           time.Time
 	Expires           *time.Time
 	Revoked           *time.Time
@@ -44,11 +45,11 @@ type Standing struct {
 var ErrNotFound = errors.New("not found")
 
 const keyColumns = `k.id, k.hash, k.tenant, k.name, k.models, k.requests_per_minute, k.tokens_per_minute,
-	k.budget_micros, k.shared, k.created_at, k.expires_at, k.revoked_at`
+	k.budget_micros, k.shared, k.log_bodies, k.created_at, k.expires_at, k.revoked_at`
 
 func (k *Key) fields() []any {
 	return []any{&k.ID, &k.Hash, &k.Tenant, &k.Name, &k.Models, &k.RequestsPerMinute, &k.TokensPerMinute,
-		&k.BudgetMicros, &k.Shared, &k.Created, &k.Expires, &k.Revoked}
+		&k.BudgetMicros, &k.Shared, &k.LogBodies, &k.Created, &k.Expires, &k.Revoked}
 }
 
 // CreateKey stores a key. Created and Revoked are the database's to say.
@@ -58,9 +59,9 @@ func CreateKey(ctx context.Context, q Querier, k Key) error {
 		models = []string{}
 	}
 	_, err := q.Exec(ctx, `INSERT INTO forgewire.keys (id, hash, tenant, name, models, requests_per_minute,
-			tokens_per_minute, budget_micros, shared, expires_at)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`,
-		k.ID, k.Hash, k.Tenant, k.Name, models, k.RequestsPerMinute, k.TokensPerMinute, k.BudgetMicros, k.Shared, k.Expires)
+			tokens_per_minute, budget_micros, shared, log_bodies, expires_at)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`,
+		k.ID, k.Hash, k.Tenant, k.Name, models, k.RequestsPerMinute, k.TokensPerMinute, k.BudgetMicros, k.Shared, k.LogBodies, k.Expires)
 	if err != nil {
 		return fmt.Errorf("create a key: %w", err)
 	}

@@ -31,6 +31,13 @@ type Run struct {
 	FirstToken       *time.Duration // after Started; nil: there was none
 	Duration         time.Duration
 	Error            string
+	Bodies           *RunBodies // nil: not kept; only InsertRuns looks at it
+}
+
+// RunBodies are what was asked and answered in a run.
+type RunBodies struct {
+	Request, Answer []byte
+	Cut             bool // there was more of one of them
 }
 
 // maxRunText bounds each text of a run. It is a record, not a copy of what a client may make up.
@@ -92,14 +99,43 @@ func insertRuns(ctx context.Context, q Querier, runs []Run) error {
 		ON CONFLICT DO NOTHING`,
 		texts[0], texts[1], texts[2], texts[3], texts[4], texts[5], texts[6], texts[7], texts[8], texts[9],
 		started, status, prompt, completion, cost, saved, first, duration)
+	if err != nil {
+		return err //nolint:wrapcheck // InsertRuns says what was attempted
+	}
+	return insertBodies(ctx, q, runs)
+}
+
+func insertBodies(ctx context.Context, q Querier, runs []Run) error {
+	var ids, tenants []string
+	var started []time.Time
+	var requests, answers [][]byte
+	var cut []bool
+	for _, r := range runs {
+		if b := r.Bodies; b != nil {
+			ids, tenants, started = append(ids, text(r.ID)), append(tenants, text(r.Tenant)), append(started, r.Started)
+			requests, answers, cut = append(requests, b.Request), append(answers, b.Answer), append(cut, b.Cut)
+		}
+	}
+	if ids == nil {
+		return nil
+	}
+	_, err := q.Exec(ctx, `INSERT INTO forgewire.run_bodies (id, started, tenant, request, answer, cut)
+		SELECT id, greatest(least(started, now()), now() - interval '1 day'), tenant, request, answer, cut
+		FROM unnest($1::text[], $2::timestamptz[], $3::text[], $4::bytea[], $5::bytea[], $6::boolean[]) AS b(id, started, tenant, request, answer, cut)
+		ON CONFLICT DO NOTHING`, ids, started, tenants, requests, answers, cut)
 	return err //nolint:wrapcheck // InsertRuns says what was attempted
 }
 
-// RetireRuns drops the days that are older than asked.
-func RetireRuns(ctx context.Context, q Querier, olderThan time.Time) error {
-	for more := true; more; {
-		if err := q.QueryRow(ctx, "SELECT forgewire.retire_runs($1)", olderThan).Scan(&more); err != nil {
-			return fmt.Errorf("retire runs: %w", err)
+// RetireRuns drops the days of runs that are older than asked, and those of their bodies.
+func RetireRuns(ctx context.Context, q Querier, runsBefore, bodiesBefore time.Time) error {
+	for _, of := range []struct {
+		family string
+		before time.Time
+	}{{"runs", runsBefore}, {"run_bodies", bodiesBefore}} {
+		for more := true; more; {
+			if err := q.QueryRow(ctx, "SELECT forgewire.retire_days($1, $2)", of.family, of.before).Scan(&more); err != nil {
+				return fmt.Errorf("retire %s: %w", of.family, err)
+			}
 		}
 	}
 	return nil
@@ -189,13 +225,9 @@ func (r *Run) fields() []any {
 }
 
 // RunByID reads one run of a tenant. Without one it is ErrNotFound.
-func RunByID(ctx context.Context, q Querier, tenant, id string) (Run, error) {
-	rows, err := q.Query(ctx, `SELECT `+runColumns+` FROM forgewire.runs
-		WHERE tenant = $1 AND id = $2 ORDER BY started DESC LIMIT 1`, tenant, id)
-	if err != nil {
-		return Run{}, fmt.Errorf("read a run: %w", err)
-	}
-	run, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByPos[Run])
+func RunByID(ctx context.Context, q Querier, tenant, id string) (run Run, err error) {
+	err = q.QueryRow(ctx, `SELECT `+runColumns+` FROM forgewire.runs
+		WHERE tenant = $1 AND id = $2 ORDER BY started DESC LIMIT 1`, tenant, id).Scan(run.fields()...)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return Run{}, ErrNotFound
 	}
@@ -203,4 +235,17 @@ func RunByID(ctx context.Context, q Querier, tenant, id string) (Run, error) {
 		return Run{}, fmt.Errorf("read a run: %w", err)
 	}
 	return run, nil
+}
+
+// BodiesOf reads what was asked and answered in a tenant's run. Where it is not kept, or no longer, it is ErrNotFound.
+func BodiesOf(ctx context.Context, q Querier, tenant, id string) (b RunBodies, err error) {
+	err = q.QueryRow(ctx, `SELECT request, answer, cut FROM forgewire.run_bodies
+		WHERE tenant = $1 AND id = $2 ORDER BY started DESC LIMIT 1`, tenant, id).Scan(&b.Request, &b.Answer, &b.Cut)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return b, ErrNotFound
+	}
+	if err != nil {
+		return b, fmt.Errorf("read a run's bodies: %w", err)
+	}
+	return b, nil
 }

@@ -87,7 +87,7 @@ func TestRetireRuns(t *testing.T) {
 	}
 	before := partitions(t, conn)
 	day := time.Now().UTC().Truncate(24 * time.Hour)
-	if err := db.RetireRuns(t.Context(), conn, day.Add(-time.Second)); err != nil { // part of yesterday is to be kept
+	if err := db.RetireRuns(t.Context(), conn, day.Add(-time.Second), time.Time{}); err != nil { // part of yesterday is to be kept
 		t.Fatal(err)
 	}
 	if got := partitions(t, conn); fmt.Sprint(got) != fmt.Sprint(before[1:]) || got[0] != "runs_"+day.AddDate(0, 0, -1).Format("20060102") {
@@ -102,7 +102,7 @@ func TestRetireRuns(t *testing.T) {
 	if _, err = db.ListRuns(t.Context(), tx, db.RunFilter{Tenant: "a", Limit: 1}); err != nil {
 		t.Fatal(err)
 	}
-	if err = db.RetireRuns(t.Context(), conn, day); err != nil {
+	if err = db.RetireRuns(t.Context(), conn, day, time.Time{}); err != nil {
 		t.Fatal(err)
 	}
 	if got := partitions(t, conn); len(got) != 3 {
@@ -111,7 +111,7 @@ func TestRetireRuns(t *testing.T) {
 	if err = tx.Rollback(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if err = db.RetireRuns(t.Context(), conn, day); err != nil {
+	if err = db.RetireRuns(t.Context(), conn, day, time.Time{}); err != nil {
 		t.Fatal(err)
 	}
 	if got := partitions(t, conn); len(got) != 2 {
@@ -119,6 +119,40 @@ func TestRetireRuns(t *testing.T) {
 	}
 	if _, err = db.RunByID(t.Context(), conn, "a", "run_a"); err != nil {
 		t.Errorf("today's run: %v", err)
+	}
+}
+
+// What was asked and answered is the tenant's alone, is written once, and goes by itself.
+func TestRunBodies(t *testing.T) {
+	t.Parallel()
+	conn := connect(t, dbtest.New(t))
+	run := db.Run{ID: "run_b", Tenant: "a", Started: time.Now(), Bodies: &db.RunBodies{Request: []byte("{}"), Answer: []byte("\x00\xff"), Cut: true}}
+	for range 2 {
+		if err := db.InsertRuns(t.Context(), conn, []db.Run{run, {ID: "run_c", Tenant: "a", Started: time.Now()}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b, err := db.BodiesOf(t.Context(), conn, "a", "run_b")
+	if err != nil || string(b.Request) != "{}" || string(b.Answer) != "\x00\xff" || !b.Cut {
+		t.Errorf("%v %+v", err, b)
+	}
+	for _, whose := range [][2]string{{"b", "run_b"}, {"a", "run_c"}} {
+		if _, err = db.BodiesOf(t.Context(), conn, whose[0], whose[1]); !errors.Is(err, db.ErrNotFound) {
+			t.Errorf("%v: %v", whose, err)
+		}
+	}
+	if err = db.RetireRuns(t.Context(), conn, time.Time{}, time.Now().Add(72*time.Hour)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err = db.BodiesOf(t.Context(), conn, "a", "run_b"); !errors.Is(err, db.ErrNotFound) {
+		t.Errorf("after its time: %v", err)
+	}
+	if _, err = db.RunByID(t.Context(), conn, "a", "run_b"); err != nil {
+		t.Errorf("the run itself: %v", err)
+	}
+	// The days are made anew where a run needs one.
+	if err = db.InsertRuns(t.Context(), conn, []db.Run{{ID: "run_d", Tenant: "a", Started: time.Now(), Bodies: run.Bodies}}); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -38,7 +38,7 @@ func v1() object {
 			query("until", "RFC 3339, or seconds since 1970; not this moment itself.", text)),
 		"/v1/runs/export": exported(get("v1_runs_export", "All of the tenant's runs, the newest first, as NDJSON or CSV; the same parameters as /v1/runs but limit, and after takes the cursor of a line.", reflect.TypeFor[access.ExportedRun](),
 			query("after", "The cursor of the last line that is at hand.", text))),
-		"/v1/runs/{id}": get("v1_run", "One run of the key's tenant.", reflect.TypeFor[access.Run](),
+		"/v1/runs/{id}": get("v1_run", "One run of the key's tenant.", reflect.TypeFor[access.RunDetail](),
 			object{"name": "id", "in": "path", "required": true, "schema": text}),
 		"/v1/usage": get("v1_usage", "What the key's tenant used this calendar month (UTC), key by key.", reflect.TypeFor[access.Usage]()),
 	}

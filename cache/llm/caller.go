@@ -12,7 +12,9 @@ type Caller struct {
 	Tenant string   // whose entries are used
 	KeyID  string   // which of the tenant's keys; "" for the server's own
 	Models []string // the models that the key may ask for, * standing for any text; empty allows all
-	Shared bool     // the tenant shares its entries with all others that share theirs
+	// LogBodies has what is asked and answered kept in the run log, unless the request says otherwise.
+	LogBodies bool
+	Shared    bool // the tenant shares its entries with all others that share theirs
 }
 
 // allows says whether the caller may ask for a model.

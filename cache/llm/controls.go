@@ -19,6 +19,7 @@ const (
 const (
 	HeaderClass = "Forgewire-Cache-Class" // a request's class
 	HeaderTags  = "Forgewire-Cache-Tags"  // names under which the answer is purged, with commas
+	HeaderLog   = "Forgewire-Log-Bodies"  // whether the run log keeps what is asked and answered
 	HeaderID    = "Forgewire-Id"          // a streamed answer's id
 )
 
@@ -32,6 +33,7 @@ type controls struct {
 	noStore      bool          // do not have it in the cache at all
 	onlyIfCached bool          // do not ask the upstream
 	maxAge       time.Duration // -1 for any
+	logBodies    *bool         // nil: as the key has it
 }
 
 func readControls(h http.Header) (controls, *Refusal) {
@@ -41,6 +43,12 @@ func readControls(h http.Header) (controls, *Refusal) {
 			return c, invalid("invalid_cache_class", HeaderClass+" must be prompt_response, evaluation_result or system_prompt", "")
 		}
 		c.class = v
+	}
+	if v := h.Get(HeaderLog); v != "" {
+		if v != "true" && v != "false" {
+			return c, invalid("invalid_log_bodies", HeaderLog+" must be true or false", "")
+		}
+		c.logBodies = new(v == "true")
 	}
 	for tag := range strings.SplitSeq(strings.Join(h.Values(HeaderTags), ","), ",") {
 		if tag = strings.TrimSpace(tag); tag == "" {

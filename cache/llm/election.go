@@ -55,6 +55,7 @@ type elector struct {
 	landings []landing
 	sweepBy  time.Time // rows of ours may need sweeping until then
 	hurry    bool      // the replica stops: no landing waits
+	ticking  bool      // the heart beats: it need not be woken for what can wait for a beat
 }
 
 type candidacy struct {
@@ -62,6 +63,7 @@ type candidacy struct {
 	id     string
 	tenant string       // whose, hashed
 	done   chan verdict // buffered
+	over   atomic.Bool  // set by both who decides and who withdraws: the second one gives back what was won
 }
 
 // A verdict says who generates an answer.
@@ -106,15 +108,24 @@ func newElector(pool *pgxpool.Pool, owner string, logger *slog.Logger, forget fu
 		led: map[key]*lease{}, watched: map[*watch]struct{}{}, noticed: map[string]int{}}
 }
 
-// elect proposes to generate the answer under this id. After an error everybody is on his own.
-func (el *elector) elect(ctx context.Context, k key, id, tenant string) verdict {
+// propose stands for the election of who generates the answer, under this id. It returns nil if none is possible: then
+// everybody is on his own.
+func (el *elector) propose(k key, id, tenant string) *candidacy {
 	if time.Now().UnixNano() < el.downTil.Load() {
-		return verdict{err: errNoElection}
+		return nil
 	}
 	c := &candidacy{key: k, id: id, tenant: tenant, done: make(chan verdict, 1)}
 	select {
 	case el.waiting <- c:
+		return c
 	default:
+		return nil
+	}
+}
+
+// outcome waits for the verdict. After an error everybody is on his own.
+func (c *candidacy) outcome(ctx context.Context) verdict {
+	if c == nil {
 		return verdict{err: errNoElection}
 	}
 	select {
@@ -123,6 +134,27 @@ func (el *elector) elect(ctx context.Context, k key, id, tenant string) verdict 
 	case <-ctx.Done():
 		return verdict{err: ctx.Err()}
 	}
+}
+
+// withdraw is for a candidate who has the answer from elsewhere.
+func (el *elector) withdraw(c *candidacy) {
+	if c.over.Swap(true) {
+		el.giveBack(c)
+	}
+}
+
+// giveBack ends the lead that nobody wants, with the next beat.
+func (el *elector) giveBack(c *candidacy) {
+	v := <-c.done
+	if v.lease == nil {
+		return
+	}
+	el.mu.Lock()
+	defer el.mu.Unlock()
+	if el.led[c.key] == v.lease {
+		delete(el.led, c.key)
+	}
+	el.queue(landing{key: c.key, attempt: v.attempt, how: endGone}, true)
 }
 
 // run holds elections until ctx ends.
@@ -190,6 +222,9 @@ func (el *elector) decide(ctx context.Context, batch []*candidacy) {
 			v.lease = el.lead(c.key, v.attempt)
 		}
 		c.done <- v
+		if c.over.Swap(true) {
+			el.giveBack(c)
+		}
 	}
 }
 
@@ -235,11 +270,18 @@ func (el *elector) lead(k key, attempt int) *lease {
 	el.mu.Lock()
 	defer el.mu.Unlock()
 	el.led[k] = l
-	el.ring()
+	el.stir()
 	return l
 }
 
-// ring wakes the heart. The caller holds mu.
+// stir sees to it that the heart beats. The caller holds mu.
+func (el *elector) stir() {
+	if !el.ticking {
+		el.ring()
+	}
+}
+
+// ring wakes the heart at once. The caller holds mu.
 func (el *elector) ring() {
 	select {
 	case el.wake <- struct{}{}:
@@ -254,7 +296,7 @@ func (el *elector) watch(id string, died func()) (stop func()) {
 	el.mu.Lock()
 	defer el.mu.Unlock()
 	el.watched[w] = struct{}{}
-	el.ring()
+	el.stir()
 	return func() {
 		el.mu.Lock()
 		defer el.mu.Unlock()

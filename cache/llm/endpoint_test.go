@@ -3,6 +3,9 @@ package llm
 import (
 	"strings"
 	"testing"
+	"time"
+
+	"forgewire/cache"
 )
 
 const whole = "alpha béta 😀 delta"
@@ -99,6 +102,23 @@ func TestRequestControls(t *testing.T) {
 	}
 	if got := r.post(t, "chat/completions", ask("class", ""), "Forgewire-Cache-Class", "system_prompt", "Forgewire-Cache-Tags", "a,b"); got.status != 200 {
 		t.Errorf("%+v", got)
+	}
+}
+
+// TestClocksApart: what another replica stored in our future is new, and none has an age below 0.
+func TestClocksApart(t *testing.T) {
+	r, _ := single(t, nil)
+	req := mustRead(t, r, ask("clocks", ""))
+	rec := &recording{object: []byte(`{}`), recordingHead: recordingHead{Scope: hashed(req.scope), Endpoint: chat}}
+	value, err := rec.encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for ahead, fresh := range map[time.Duration]bool{time.Hour: true, -time.Minute: true, -2 * time.Hour: false} {
+		h, ok := req.judge(cache.Entry{Value: value, Stored: time.Now().Add(ahead), TTL: time.Hour}, true)
+		if ok != fresh || h == nil || h.age < 0 || h.ttl > time.Hour {
+			t.Errorf("%s ahead: %v %+v", ahead, ok, h)
+		}
 	}
 }
 

@@ -98,5 +98,6 @@ func (rd *reader) note(f *flight, err error) {
 		}
 	default:
 	}
+	run.Bodies = rd.req.bodies(func() []byte { return told(rd.req.endpoint, v) })
 	rd.s.note(rd.req, run, max(0, rd.req.started.Sub(rd.began)))
 }

@@ -197,7 +197,8 @@ func TestABreakerAndAStaleAnswer(t *testing.T) {
 	u.CloseClientConnections()
 	u.Listener.Close() // it refuses connections
 	eventually(t, 5*time.Second, "the answer is old", func() bool {
-		h, fresh := r.lookup(context.Background(), mustRead(t, r, ask("stale", "")))
+		h, fresh, b := r.lookup(context.Background(), mustRead(t, r, ask("stale", "")))
+		r.unbid(b)
 		return h != nil && !fresh
 	})
 	got := old()

@@ -18,9 +18,10 @@ type flight struct {
 	req     *request // of whoever asked first
 	first   string   // the id that it was proposed with
 	key     key      // of the election
-	joins   bool     // others may join
-	stores  bool     // its answer goes into the cache
-	shares  bool     // it is written to the log: for other replicas, and to be resumed
+	bid     *candidacy
+	joins   bool // others may join
+	stores  bool // its answer goes into the cache
+	shares  bool // it is written to the log: for other replicas, and to be resumed
 	started time.Time
 	ctx     context.Context
 	cancel  context.CancelCauseFunc // with why
@@ -38,10 +39,14 @@ type flight struct {
 	stored   bool
 }
 
-func newFlight(life context.Context, req *request, joins bool, mode Mode) *flight {
+// newFlight makes a flight. bid is the election that was begun for it; nil for none yet.
+func newFlight(life context.Context, req *request, joins bool, mode Mode, bid *candidacy) *flight {
 	id := newID()
+	if bid != nil {
+		id = bid.id
+	}
 	f := &flight{tape: newTape(id), req: req, first: id, key: req.key, joins: joins, started: time.Now(), whole: true, settled: make(chan struct{}),
-		stores: mode.cacheable(req)}
+		stores: mode.cacheable(req), bid: bid}
 	f.ctx, f.cancel = context.WithCancelCause(life)
 	f.shares = f.stores || req.stream && mode != CacheOff && !req.controls.noStore
 	if !joins {
@@ -83,7 +88,10 @@ func (s *Service) fly(f *flight) {
 		s.lead(f, nil)
 		return
 	}
-	v := s.elector.elect(f.ctx, f.key, f.first, tenantTag(f.req.caller.Tenant))
+	if f.bid == nil {
+		f.bid = s.elector.propose(f.key, f.first, tenantTag(f.req.caller.Tenant))
+	}
+	v := f.bid.outcome(f.ctx)
 	switch {
 	case v.err != nil, v.purged, v.landed && !s.wants(f.req, v.age+landSlack):
 		s.lead(f, nil)

@@ -45,6 +45,7 @@ func (el *elector) beat(ctx context.Context) bool {
 		el.sweepBy = now.Add(landedFor + 2*sweepEvery)
 	}
 	sweeps := now.Before(el.sweepBy)
+	el.ticking = busy || sweeps // what comes from here on rings
 	el.mu.Unlock()
 	if !busy && !sweeps {
 		return false
@@ -109,7 +110,7 @@ func (el *elector) notice(id string) {
 	defer el.mu.Unlock()
 	if _, known := el.noticed[id]; known || len(el.noticed) < maxNoticed {
 		el.noticed[id] = 0
-		el.ring()
+		el.stir()
 	}
 }
 

@@ -4,6 +4,8 @@ import (
 	"context"
 	"net/http"
 	"time"
+
+	"forgewire/cache"
 )
 
 // A hit is an answer from the cache.
@@ -12,9 +14,25 @@ type hit struct {
 	age, ttl time.Duration // ttl is what is left: negative for a stale one
 }
 
-// lookup asks the cache. A hit that is not fresh may stand in for an upstream that fails.
-func (s *Service) lookup(ctx context.Context, req *request) (h *hit, fresh bool) {
-	entry, ok := s.cfg.Cache.Get(ctx, cacheKey(req.key))
+// lookup asks the cache. A hit that is not fresh may stand in for an upstream that fails. If Valkey has to be asked, a
+// bid is made meanwhile, which is the caller's to let go.
+func (s *Service) lookup(ctx context.Context, req *request) (h *hit, fresh bool, b *bid) {
+	asked := false
+	entry, ok := s.cfg.Cache.GetWhile(ctx, cacheKey(req.key), func() {
+		asked = true
+		if !req.controls.onlyIfCached {
+			b = s.bid(req)
+		}
+	})
+	if asked {
+		s.odds.note(ok)
+	}
+	h, fresh = req.judge(entry, ok)
+	return h, fresh, b
+}
+
+// judge says what an entry is worth for a request.
+func (req *request) judge(entry cache.Entry, ok bool) (h *hit, fresh bool) {
 	if !ok {
 		return nil, false
 	}
@@ -49,6 +67,7 @@ func (s *Service) replay(w http.ResponseWriter, req *request, h *hit, how Outcom
 	}
 	run.Duration = time.Since(req.started)
 	run.PromptTokens, run.CompletionTokens, run.SavedMicros = h.rec.Prompt, h.rec.Completion, h.rec.CostMicros
+	run.Bodies = req.bodies(func() []byte { return told(req.endpoint, view{object: h.rec.object, events: h.rec.events}) })
 	s.note(req, run, max(0, h.rec.Duration-run.Duration))
 }
 

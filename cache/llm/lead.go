@@ -12,30 +12,42 @@ import (
 	"time"
 )
 
-// lead asks the upstream. With a lease, others read along: the answer is written to the log too.
+// lead asks the upstream. With a lease, others may read along: the answer is written to the log too.
 func (s *Service) lead(f *flight, l *lease) {
 	f.leads = true
 	out := newRetake(f)
 	if l == nil {
-		s.generate(f, out)
+		s.generate(f, out, func() {})
 		s.settle(f)
 		return
 	}
 	v := f.now(0)
 	p := &pump{log: s.cfg.Log, tape: f.tape, lease: l, attempt: l.attempt, limit: min(s.cfg.MaxMessageBytes, 256<<10), base: f.req.base,
 		spacing: s.spacing, take: v.take, next: len(v.events), headOut: v.head != nil}
-	pumped := make(chan error, 1)
 	// The pump outlives the flight's own time: what came must reach those who read along.
-	go func() {
+	run := func() error {
 		err := p.run(s.life, s.stopping)
 		if err != nil && !errors.Is(err, errUntold) && !s.stopping() {
 			s.elector.land(l, false) // so that those who wait for it look for another leader
 		}
-		pumped <- err
-	}()
-	s.generate(f, out)
+		return err
+	}
+	var pumped chan error
+	pump := func() {
+		pumped = make(chan error, 1)
+		go func() { pumped <- run() }()
+	}
+	s.generate(f, out, pump)
+	if pumped == nil && l.isFollowed() {
+		pump() // it came whole, and others wait for it
+	}
 	s.settle(f)
-	err := <-pumped
+	var err error
+	if pumped != nil {
+		err = <-pumped
+	} else {
+		err = run()
+	}
 	if errors.Is(err, errUntold) {
 		if s.untold(f, l) {
 			return
@@ -73,8 +85,8 @@ func (s *Service) untold(f *flight, l *lease) (ended bool) {
 // stopping says whether flights are cut short because the replica stops: then others take them over.
 func (s *Service) stopping() bool { return s.life.Err() != nil }
 
-// generate asks, and puts what comes onto the tape. It ends the tape.
-func (s *Service) generate(f *flight, out *retake) {
+// generate asks, and puts what comes onto the tape. It ends the tape. A stream's beginning it tells.
+func (s *Service) generate(f *flight, out *retake, begun func()) {
 	ans, err := s.client.ask(f.ctx, f.req.question())
 	if err != nil {
 		s.failed(f, out, err)
@@ -92,6 +104,7 @@ func (s *Service) generate(f *flight, out *retake) {
 		Usage: f.req.stream}
 	if h.Stream {
 		out.begin(h)
+		begun()
 		err = s.readStream(f, ans, out)
 	} else {
 		err = readObject(f, ans, h, out)
@@ -186,9 +199,7 @@ func readObject(f *flight, ans *answer, h flightHead, out *retake) error {
 		out.finish(flightEnd{Failure: &failure{Status: http.StatusBadGateway, Code: "upstream_error", Body: string(scrub(b, ans.route.upstream.Key, f.req.ownKey)), Temporary: true}})
 		return nil
 	}
-	out.begin(h)
-	out.setObject(b)
-	out.finish(flightEnd{Done: true, Complete: isComplete(f.req.endpoint, n, f.req.choices)})
+	out.whole(h, b, flightEnd{Done: true, Complete: isComplete(f.req.endpoint, n, f.req.choices)})
 	return nil
 }
 

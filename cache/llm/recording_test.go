@@ -174,6 +174,28 @@ func TestUsageComesOnlyWhereItIsAskedFor(t *testing.T) {
 	}
 }
 
+// TestNullUsageIsLeftOutAsByParsing: the quick way says what the other one does, or nothing.
+func TestNullUsageIsLeftOutAsByParsing(t *testing.T) {
+	for _, text := range []string{
+		`{"id":"c","choices":[],"usage":null}`, `{"usage":null,"id":"c"}`, `{"id":"c","usage":null,"obfuscation":"x"}`, `{"usage":null}`,
+		`{"id":"c", "usage":null}`, `{"id":"c","usage": null}`, `{"id":"c","x":{"usage":null,"y":1}}`, `{"id":"c","x":[{"y":1,"usage":null}],"usage":null}`,
+		`{"text":"say ,\"usage\":null,","usage":null}`, `{"text":"say ,\"usage\":null,"}`, `{"a":"\\","usage":null,"b":"\"usage\":null"}`,
+		`{"id":"c","usage":nullx`, `{"id":"c","usage":{"prompt_tokens":1}}`, `{"a":"usage","b":null}`, `{"a":"}","usage":null}`, `"usage":null`, `["usage",null]`,
+	} {
+		quick := withoutNullUsage([]byte(text))
+		n, err := parseJSON([]byte(text))
+		if quick == nil {
+			if strings.HasSuffix(text, `,"usage":null}`) {
+				t.Errorf("%s: the slow way", text)
+			}
+			continue
+		}
+		if want := string(n.with("usage", nil)); err != nil || string(quick) != want {
+			t.Errorf("%s: %s, not %s, %v", text, quick, want, err)
+		}
+	}
+}
+
 func TestOnlyWhatIsCompleteIsStored(t *testing.T) {
 	choice := func(s string) string { return `{"choices":[` + s + `]}` }
 	for _, c := range []struct {

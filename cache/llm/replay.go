@@ -2,6 +2,7 @@ package llm
 
 import (
 	"bytes"
+	"slices"
 	"strconv"
 )
 
@@ -41,6 +42,9 @@ func withUsage(e event, want bool) (event, bool) {
 	if want || !bytes.Contains(e.data, []byte(`"usage"`)) {
 		return e, true
 	}
+	if b := withoutNullUsage(e.data); b != nil {
+		return event{name: e.name, data: b}, true
+	}
 	n, err := parseJSON(e.data)
 	if err != nil || n.kind != '{' {
 		return e, true
@@ -52,6 +56,41 @@ func withUsage(e event, want bool) (event, bool) {
 		return e, false
 	}
 	return e, true
+}
+
+// nullUsage is what each chunk has, but the last, of a stream that brings its usage.
+var nullUsage = []byte(`"usage":null`)
+
+// withoutNullUsage leaves a chunk's null usage out, in one pass: this is done for each token. It returns nil where that
+// is not all there is to it, and the text has to be parsed.
+func withoutNullUsage(text []byte) []byte {
+	depth := 0
+	for i := 0; i < len(text); i++ {
+		switch text[i] {
+		case '{', '[':
+			depth++
+		case '}', ']':
+			depth--
+		case '"':
+			if depth == 1 && bytes.HasPrefix(text[i:], nullUsage) {
+				end := i + len(nullUsage)
+				switch {
+				case end == len(text):
+				case text[i-1] == ',' && (text[end] == ',' || text[end] == '}'):
+					return slices.Concat(text[:i-1], text[end:])
+				case text[i-1] == '{' && text[end] == ',':
+					return slices.Concat(text[:i], text[end+1:])
+				}
+				return nil
+			}
+			for i++; i < len(text) && text[i] != '"'; i++ {
+				if text[i] == '\\' {
+					i++
+				}
+			}
+		}
+	}
+	return nil
 }
 
 // split makes a stream of an object, without what ends it.

@@ -13,7 +13,6 @@ type retake struct {
 	tape     *tape
 	endpoint endpoint
 	prefix   []event
-	old      *flightHead
 	head     flightHead
 	mine     []event
 	joined   bool   // events go onto the tape
@@ -23,7 +22,7 @@ type retake struct {
 
 func newRetake(f *flight) *retake {
 	v := f.now(0)
-	r := &retake{tape: f.tape, endpoint: f.req.endpoint, prefix: v.events, old: v.head, joined: v.head == nil}
+	r := &retake{tape: f.tape, endpoint: f.req.endpoint, prefix: v.events, joined: v.head == nil}
 	if len(v.events) > 0 && r.endpoint.hasUsageOption() {
 		if n, err := parseJSON(v.events[0].data); err == nil {
 			r.id, r.created = n.get("id").raw, n.get("created").raw
@@ -32,13 +31,12 @@ func newRetake(f *flight) *retake {
 	return r
 }
 
+// begin begins a stream.
 func (r *retake) begin(h flightHead) {
 	r.head = h
 	switch {
 	case r.joined:
 		r.tape.begin(h)
-	case !h.Stream:
-		r.diverge()
 	case len(r.prefix) == 0:
 		r.joined = true
 	}
@@ -84,7 +82,14 @@ func (r *retake) continued(events []event) []event {
 	return out
 }
 
-func (r *retake) setObject(b []byte) { r.tape.setObject(b) }
+// whole is an answer that came in one piece.
+func (r *retake) whole(h flightHead, b []byte, e flightEnd) {
+	if !r.joined {
+		r.tape.again()
+	}
+	r.joined = true
+	r.tape.whole(h, b, e)
+}
 
 func (r *retake) finish(e flightEnd) {
 	if !r.joined && e.Failure == nil {

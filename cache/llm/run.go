@@ -1,6 +1,9 @@
 package llm
 
-import "time"
+import (
+	"bytes"
+	"time"
+)
 
 // Outcome is what the cache had to do with a run.
 type Outcome string
@@ -31,7 +34,49 @@ type Run struct {
 	Started          time.Time
 	FirstToken       time.Duration // from Started; 0 if there was none
 	Duration         time.Duration
-	Error            string // the code of the error, or ""
+	Error            string  // the code of the error, or ""
+	Bodies           *Bodies // nil unless the request or its key asked for it
+}
+
+// Bodies are what was asked and what was answered, the latter as an object, however it was asked for.
+type Bodies struct {
+	Request, Answer []byte
+	Cut             bool // one of them was longer than MaxLoggedBytes
+}
+
+// MaxLoggedBytes bounds each of the two bodies of a run.
+const MaxLoggedBytes = 64 << 10
+
+// bodies are what a run keeps of a request; nil unless somebody asked for it.
+func (req *request) bodies(answer func() []byte) *Bodies {
+	if wanted := req.controls.logBodies; wanted == nil && !req.caller.LogBodies || wanted != nil && !*wanted {
+		return nil
+	}
+	b := &Bodies{Request: req.body.raw, Answer: answer()}
+	for _, part := range []*[]byte{&b.Request, &b.Answer} {
+		if len(*part) > MaxLoggedBytes {
+			*part, b.Cut = (*part)[:MaxLoggedBytes], true
+		}
+		*part = bytes.Clone(*part) // it outlives the rest
+	}
+	return b
+}
+
+// told is what a tape told its readers, in one piece.
+func told(e endpoint, v view) []byte {
+	rec := recording{recordingHead: recordingHead{Endpoint: e}, events: v.events, object: v.object}
+	if v.object != nil || len(v.events) > 0 {
+		if b, err := rec.asObject(); err == nil {
+			return b
+		}
+	}
+	if v.end == nil || v.end.Failure == nil {
+		return nil
+	}
+	if v.end.Failure.Body != "" {
+		return []byte(v.end.Failure.Body)
+	}
+	return quote(v.end.Failure.Message)
 }
 
 // Record takes the run of each request when it has ended. It must not block.

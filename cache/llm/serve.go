@@ -29,13 +29,14 @@ func (s *Service) Handler(path string) http.HandlerFunc {
 func (s *Service) answer(w http.ResponseWriter, r *http.Request, req *request) {
 	cacheable := s.cfg.Mode.cacheable(req)
 	var stale *hit
+	var b *bid
 	if cacheable && !req.controls.noCache {
-		h, fresh := s.lookup(r.Context(), req)
-		if fresh {
-			s.replay(w, req, h, Hit)
+		var fresh bool
+		if stale, fresh, b = s.lookup(r.Context(), req); fresh {
+			s.unbid(b)
+			s.replay(w, req, stale, Hit)
 			return
 		}
-		stale = h
 	}
 	if req.controls.onlyIfCached {
 		(&Refusal{Status: http.StatusGatewayTimeout, Type: typeInvalid, Code: "not_cached", Message: "the answer is not in the cache, and only-if-cached was asked for",
@@ -43,6 +44,7 @@ func (s *Service) answer(w http.ResponseWriter, r *http.Request, req *request) {
 		return
 	}
 	f, joined := s.take(req, cacheable && !req.controls.noCache)
+	s.unbid(b)
 	if f == nil {
 		(&Refusal{Status: http.StatusServiceUnavailable, Type: typeServer, Code: "overloaded", Message: "too many answers are being generated",
 			Header: http.Header{"Retry-After": {"1"}}}).Write(w)

@@ -50,6 +50,7 @@ type Service struct {
 	client   *client
 	elector  *elector
 	stats    *statistics
+	odds     odds
 	life     context.Context // of the flights
 	endLife  context.CancelCauseFunc
 	underWay sync.WaitGroup // flights
@@ -57,6 +58,7 @@ type Service struct {
 	mu      sync.Mutex
 	flights map[key]*flight    // that may be joined; guarded by mu, like all below
 	byID    map[string]*flight // all
+	bids    map[key]*bid       // elections that no flight has taken over yet
 	closed  bool
 }
 
@@ -78,7 +80,7 @@ func New(cfg Config) (*Service, error) {
 		cfg.Record = func(Run) {}
 	}
 	s := &Service{cfg: cfg, client: newClient(cfg.Upstreams, cfg.Transport), stats: newStatistics(),
-		flights: map[key]*flight{}, byID: map[string]*flight{}}
+		flights: map[key]*flight{}, byID: map[string]*flight{}, bids: map[key]*bid{}}
 	s.elector = newElector(cfg.Pool, uuid.NewString(), cfg.Logger, func(k key) { cfg.Cache.Delete(s.life, cacheKey(k)) })
 	s.life, s.endLife = context.WithCancelCause(context.Background())
 	return s, nil
@@ -138,7 +140,12 @@ func (s *Service) take(req *request, joinable bool) (f *flight, joined bool) {
 	if s.closed || len(s.byID) >= maxFlights {
 		return nil, false
 	}
-	f = newFlight(s.life, req, joinable, s.cfg.Mode)
+	var c *candidacy
+	if b := s.bids[req.key]; joinable && b != nil {
+		c = b.candidacy
+		delete(s.bids, req.key)
+	}
+	f = newFlight(s.life, req, joinable, s.cfg.Mode, c)
 	s.byID[f.first] = f
 	if joinable {
 		s.flights[req.key] = f

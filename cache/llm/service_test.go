@@ -159,6 +159,8 @@ type replica struct {
 	http *httptest.Server
 	runs chan Run
 	stop func()
+
+	inside atomic.Int64 // requests that are being answered
 }
 
 // network is what the replicas of a test share.
@@ -201,12 +203,16 @@ func (n *network) replica(upstreams Upstreams, change func(*Config)) *replica {
 	mux.HandleFunc("GET /v1/models", s.ServeModels)
 	mux.HandleFunc("GET /v1/cache/stats", s.ServeStats)
 	mux.HandleFunc("POST /v1/cache/purge", s.ServePurge)
+	rep := &replica{Service: s, runs: runs}
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		rep.inside.Add(1)
+		defer rep.inside.Add(-1)
 		if tenant := r.Header.Get("X-Tenant"); tenant != "none" {
 			c := Caller{Tenant: "default"}
 			if tenant != "" {
 				c = Caller{Tenant: tenant, KeyID: "k", Shared: r.Header.Get("X-Shared") != ""}
 			}
+			c.LogBodies = r.Header.Get("X-Log") != ""
 			if m := r.Header.Get("X-Models"); m != "" {
 				c.Models = strings.Split(m, ",")
 			}
@@ -219,8 +225,8 @@ func (n *network) replica(upstreams Upstreams, change func(*Config)) *replica {
 	parts.Go(func() { _ = values.Run(ctx) })
 	parts.Go(func() { _ = s.Run(ctx) })
 	var once sync.Once
-	r := &replica{Service: s, http: srv, runs: runs}
-	r.stop = func() {
+	rep.http = srv
+	rep.stop = func() {
 		once.Do(func() {
 			cancel()
 			parts.Wait()
@@ -228,8 +234,8 @@ func (n *network) replica(upstreams Upstreams, change func(*Config)) *replica {
 			pool.Close()
 		})
 	}
-	n.t.Cleanup(r.stop)
-	return r
+	n.t.Cleanup(rep.stop)
+	return rep
 }
 
 // single makes a network of one replica and one upstream.

@@ -3,6 +3,7 @@ package llm
 import (
 	"context"
 	"errors"
+	"runtime"
 	"time"
 
 	"forgewire/cache"
@@ -14,6 +15,7 @@ const storeWithin = 2 * time.Second
 // settle keeps what a flight brought: the recording, if it is complete, and the run of whoever caused it.
 func (s *Service) settle(f *flight) {
 	defer f.settle.Do(func() { close(f.settled) })
+	runtime.Gosched() // who waits for the answer comes first
 	v := f.now(0)
 	var u usage
 	if v.end != nil && v.head != nil && (v.object != nil || len(v.events) > 0) {
@@ -46,6 +48,7 @@ func (s *Service) settle(f *flight) {
 		run.Upstream = f.upstream.Name
 		run.CostMicros = f.upstream.cost(f.model, u)
 	}
+	run.Bodies = f.req.bodies(func() []byte { return told(f.req.endpoint, v) })
 	s.note(f.req, run, 0)
 }
 

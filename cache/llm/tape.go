@@ -95,6 +95,14 @@ func (t *tape) add(events ...event) bool {
 
 func (t *tape) setObject(b []byte) { t.change(func() { t.object, t.size = b, len(b) }) }
 
+// whole is begin, setObject and finish: readers wake up once.
+func (t *tape) whole(h flightHead, b []byte, e flightEnd) {
+	t.change(func() {
+		t.head, t.object, t.size = &h, b, len(b)
+		t.close(e)
+	})
+}
+
 // again begins the answer anew.
 func (t *tape) again() {
 	t.change(func() {
@@ -103,13 +111,14 @@ func (t *tape) again() {
 	})
 }
 
-func (t *tape) finish(e flightEnd) {
-	t.change(func() {
-		if t.end == nil {
-			t.end = &e
-			close(t.over)
-		}
-	})
+func (t *tape) finish(e flightEnd) { t.change(func() { t.close(e) }) }
+
+// close is finish for who holds mu.
+func (t *tape) close(e flightEnd) {
+	if t.end == nil {
+		t.end = &e
+		close(t.over)
+	}
 }
 
 // A view is a tape at one moment, from a reader's place on.

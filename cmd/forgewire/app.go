@@ -179,7 +179,7 @@ func (a *app) web(logger *slog.Logger, tokens realtime.TokenConfig) (web handler
 	b.memory.OnPressure(a.cache.Shrink)
 	chunk := func() { b.memory.Check() }
 	a.gate, err = access.New(access.Config{Pool: b.requests, Logger: logger, ServerKey: cfg.APIKey.Reveal(),
-		Retention: cfg.RunRetention, Flush: cfg.ShutdownTimeout / flushShare, Chunk: chunk})
+		Retention: cfg.RunRetention, BodyRetention: cfg.BodyRetention, Flush: cfg.ShutdownTimeout / flushShare, Chunk: chunk})
 	if err != nil {
 		return web, fmt.Errorf("make the gate of /v1: %w", err)
 	}

@@ -51,6 +51,7 @@ type keyCreateCommand struct {
 	Tokens   *int64        `name:"tokens-per-minute" help:"Tokens of prompts and answers a minute, cached answers aside." placeholder:"N"`
 	Budget   *float64      `help:"What it may spend in a calendar month (UTC), in the currency of the price table." placeholder:"AMOUNT"`
 	TTL      time.Duration `name:"ttl" help:"How long it is good. Without it, until it is revoked."`
+	Bodies   bool          `name:"log-bodies" help:"Keep what is asked with it and answered in the run log."`
 	Shared   bool          `help:"Share cached answers with the keys of other tenants that are shared too."`
 }
 
@@ -58,7 +59,7 @@ type keyCreateCommand struct {
 const maxBudget = 1e12
 
 func (c *keyCreateCommand) key() (k db.Key, key string, err error) {
-	k = db.Key{Tenant: c.Tenant, Name: c.Name, Models: c.Models, RequestsPerMinute: c.Requests, TokensPerMinute: c.Tokens, Shared: c.Shared}
+	k = db.Key{Tenant: c.Tenant, Name: c.Name, Models: c.Models, RequestsPerMinute: c.Requests, TokensPerMinute: c.Tokens, Shared: c.Shared, LogBodies: c.Bodies}
 	for flag, limit := range map[string]*int64{"--requests-per-minute": c.Requests, "--tokens-per-minute": c.Tokens} {
 		if limit != nil && *limit <= 0 {
 			return k, "", fmt.Errorf("%s must be above 0: leave it out for no limit", flag)

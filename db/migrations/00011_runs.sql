@@ -72,3 +72,4 @@ REVOKE ALL ON ALL FUNCTIONS IN SCHEMA forgewire FROM PUBLIC;
 -- +goose Down
 DROP TABLE forgewire.runs;
 DROP FUNCTION forgewire.make_run_partitions, forgewire.retire_runs;
+DROP FUNCTION IF EXISTS forgewire.retire_days; -- of 00017

@@ -24,8 +24,10 @@ type Config struct {
 	Logger    *slog.Logger
 	ServerKey string        // the server's own key, of the tenant DefaultTenant, without limits; "" is none
 	Retention time.Duration // how long runs are kept
-	Flush     time.Duration // how long Run may take, once its context has ended, to bring what is left to the database
-	Chunk     func()        // called after each chunk of an export: memory is looked at there; nil for nothing
+	// BodyRetention is how long what was asked and answered is kept; 0 keeps none.
+	BodyRetention time.Duration
+	Flush         time.Duration // how long Run may take, once its context has ended, to bring what is left to the database
+	Chunk         func()        // called after each chunk of an export: memory is looked at there; nil for nothing
 }
 
 // Gate is who may use /v1, and the record of what was used. It is safe for concurrent use.
@@ -41,14 +43,14 @@ type Gate struct {
 
 // New makes a Gate; Run starts it.
 func New(cfg Config) (*Gate, error) {
-	if cfg.Pool == nil || cfg.Logger == nil || cfg.Retention <= 0 || cfg.Flush <= 0 {
+	if cfg.Pool == nil || cfg.Logger == nil || cfg.Retention <= 0 || cfg.BodyRetention < 0 || cfg.Flush <= 0 {
 		return nil, errors.New("access: Pool, Logger, Retention and Flush are required")
 	}
 	l := newLedger(cfg.Pool, cfg.Logger)
 	return &Gate{
 		logger: cfg.Logger, pool: cfg.Pool, flush: cfg.Flush, chunk: cfg.Chunk, ledger: l,
 		verifier: newVerifier(cfg.Pool, cfg.Logger, cfg.ServerKey, l.learned),
-		journal:  newJournal(cfg.Pool, cfg.Logger, cfg.Retention),
+		journal:  newJournal(cfg.Pool, cfg.Logger, cfg.Retention, cfg.BodyRetention),
 	}, nil
 }
 

@@ -17,6 +17,7 @@ import (
 const (
 	maxQueued     = 8192 // runs that wait to be written: a few MB
 	maxBatch      = 500
+	maxBodies     = 32 << 20               // bytes of bodies that wait; more are left out
 	gather        = 200 * time.Millisecond // how long the first run of a batch waits for others
 	insertTimeout = 5 * time.Second
 	minBackoff    = 250 * time.Millisecond
@@ -29,17 +30,21 @@ type journal struct {
 	pool      db.Querier
 	logger    *slog.Logger
 	retention time.Duration
+	bodies    time.Duration // how long they are kept; 0: none
 	queue     chan db.Run
+	full      chan struct{} // a batch is together before its time
 
 	written, dropped atomic.Uint64
+	held             atomic.Int64  // bytes of bodies that wait
+	left             atomic.Uint64 // bodies that were left out
 
 	// Owned by run.
 	complained time.Time // when a drop was last logged
 	told       uint64    // how many it told of
 }
 
-func newJournal(pool db.Querier, logger *slog.Logger, retention time.Duration) *journal {
-	return &journal{pool: pool, logger: logger, retention: retention, queue: make(chan db.Run, maxQueued)}
+func newJournal(pool db.Querier, logger *slog.Logger, retention, bodies time.Duration) *journal {
+	return &journal{pool: pool, logger: logger, retention: retention, bodies: bodies, queue: make(chan db.Run, maxQueued), full: make(chan struct{}, 1)}
 }
 
 // record puts a run into the queue, or drops and counts it if that is full.
@@ -53,10 +58,38 @@ func (j *journal) record(r *llm.Run) {
 	if r.FirstToken > 0 {
 		row.FirstToken = &r.FirstToken
 	}
+	row.Bodies = j.hold(r.Bodies)
 	select {
 	case j.queue <- row:
 	default:
 		j.dropped.Add(1)
+		j.release(row)
+	}
+	if len(j.queue) >= maxBatch {
+		signal(j.full)
+	}
+}
+
+// hold takes bodies in, if they are kept and there is room.
+func (j *journal) hold(b *llm.Bodies) *db.RunBodies {
+	if b == nil || j.bodies == 0 {
+		return nil
+	}
+	size := int64(len(b.Request) + len(b.Answer))
+	if j.held.Add(size) > maxBodies {
+		j.held.Add(-size)
+		j.left.Add(1)
+		return nil
+	}
+	return &db.RunBodies{Request: b.Request, Answer: b.Answer, Cut: b.Cut}
+}
+
+// release lets go of the bodies of runs that are written or dropped.
+func (j *journal) release(runs ...db.Run) {
+	for _, r := range runs {
+		if r.Bodies != nil {
+			j.held.Add(-int64(len(r.Bodies.Request) + len(r.Bodies.Answer)))
+		}
 	}
 }
 
@@ -75,7 +108,8 @@ func (j *journal) run(ctx, work context.Context) error {
 	return j.flush(work, nil)
 }
 
-// batch waits for a run and gathers what else comes in a moment. It returns none when ctx ends before one came.
+// batch waits for a run, and a moment for others, without waking up for each. It returns none when ctx ends before one
+// came.
 func (j *journal) batch(ctx context.Context) []db.Run {
 	var batch []db.Run
 	select {
@@ -86,15 +120,23 @@ func (j *journal) batch(ctx context.Context) []db.Run {
 	}
 	enough := time.NewTimer(gather)
 	defer enough.Stop()
+	select {
+	case <-j.full:
+	case <-enough.C:
+	case <-ctx.Done():
+	}
+	return j.more(batch)
+}
+
+// more adds what is in the queue.
+func (j *journal) more(batch []db.Run) []db.Run {
 	for len(batch) < maxBatch {
 		select {
 		case r := <-j.queue:
 			batch = append(batch, r)
-			continue
-		case <-enough.C:
-		case <-ctx.Done():
+		default:
+			return batch
 		}
-		break
 	}
 	return batch
 }
@@ -126,11 +168,13 @@ func (j *journal) insert(ctx context.Context, batch []db.Run) error {
 	err := db.InsertRuns(ctx, j.pool, batch)
 	if pg := (*pgconn.PgError)(nil); errors.As(err, &pg) && (pg.Code[:2] == "22" || pg.Code[:2] == "23") { // wrong data, broken constraint
 		j.dropped.Add(uint64(len(batch)))
+		j.release(batch...)
 		j.logger.Error("runs were dropped that the database does not take", "runs", len(batch), "code", pg.Code, "constraint", pg.ConstraintName)
 		return nil
 	}
 	if err == nil {
 		j.written.Add(uint64(len(batch)))
+		j.release(batch...)
 	}
 	return err
 }
@@ -138,16 +182,7 @@ func (j *journal) insert(ctx context.Context, batch []db.Run) error {
 // flush writes what is left when the replica stops.
 func (j *journal) flush(work context.Context, batch []db.Run) error {
 	for {
-		for len(batch) < maxBatch {
-			select {
-			case r := <-j.queue:
-				batch = append(batch, r)
-				continue
-			default:
-			}
-			break
-		}
-		if len(batch) == 0 {
+		if batch = j.more(batch); len(batch) == 0 {
 			return nil
 		}
 		if err := j.insert(work, batch); err != nil {
@@ -170,20 +205,22 @@ func (j *journal) complain() {
 	j.told, j.complained = dropped, time.Now()
 }
 
-// CleanUp drops the days of runs that are past the retention. It is for db.Cleanup.
+// CleanUp drops the days of runs that are past the retention, and their bodies before that. It is for db.Cleanup.
 func (g *Gate) CleanUp(ctx context.Context, tx pgx.Tx) error {
-	return db.RetireRuns(ctx, tx, time.Now().Add(-g.journal.retention))
+	now := time.Now()
+	return db.RetireRuns(ctx, tx, now.Add(-g.journal.retention), now.Add(-g.journal.bodies))
 }
 
 // Stats counts runs since the start.
 type Stats struct {
 	Written uint64
 	Dropped uint64 // because the queue was full, or the database away when the replica stopped
+	Bare    uint64 // without the bodies that were to be kept: too many of them waited
 	Waiting int    // in the queue now
 }
 
 // Stats counts runs.
 func (g *Gate) Stats() Stats {
 	j := g.journal
-	return Stats{Written: j.written.Load(), Dropped: j.dropped.Load(), Waiting: len(j.queue)}
+	return Stats{Written: j.written.Load(), Dropped: j.dropped.Load(), Bare: j.left.Load(), Waiting: len(j.queue)}
 }

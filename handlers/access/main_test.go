@@ -77,7 +77,7 @@ type replica struct {
 func newReplica(t testing.TB, pool *pgxpool.Pool) *replica {
 	t.Helper()
 	l := &logs{}
-	g, err := New(Config{Pool: pool, Logger: slog.New(slog.NewTextHandler(l, nil)), ServerKey: serverKey, Retention: 24 * time.Hour, Flush: 10 * time.Second})
+	g, err := New(Config{Pool: pool, Logger: slog.New(slog.NewTextHandler(l, nil)), ServerKey: serverKey, Retention: 24 * time.Hour, BodyRetention: 24 * time.Hour, Flush: 10 * time.Second})
 	if err != nil {
 		t.Fatal(err)
 	}

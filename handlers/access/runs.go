@@ -45,6 +45,14 @@ type Run struct {
 	Error            *string   `json:"error"`
 }
 
+// RunDetail is a run with what was asked and answered, where that is kept.
+type RunDetail struct {
+	Run
+	Request   string `json:"request,omitempty"`
+	Answer    string `json:"answer,omitempty"`
+	BodiesCut bool   `json:"bodies_cut,omitempty"` // there was more of one of them
+}
+
 func newRun(r db.Run) Run {
 	b := Run{ID: r.ID, Object: "run", Started: r.Started.UTC(), AnswerID: r.AnswerID, KeyID: orNull(r.KeyID), Endpoint: r.Endpoint,
 		Model: r.Model, Upstream: orNull(r.Upstream), Status: r.Status, Cache: r.Cache, RequestHash: r.RequestHash,
@@ -129,7 +137,12 @@ func (g *Gate) GetRun(w http.ResponseWriter, r *http.Request) {
 		g.failed(w, r, err)
 		return
 	}
-	g.write(w, r, http.StatusOK, newRun(run))
+	bodies, err := db.BodiesOf(ctx, g.pool, caller.Tenant, id)
+	if err != nil && !errors.Is(err, db.ErrNotFound) {
+		g.failed(w, r, err)
+		return
+	}
+	g.write(w, r, http.StatusOK, RunDetail{Run: newRun(run), Request: string(bodies.Request), Answer: string(bodies.Answer), BodiesCut: bodies.Cut})
 }
 
 // parseFilter reads the query of ListRuns. What it does not know is refused: a filter with a typo would show

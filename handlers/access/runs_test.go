@@ -119,6 +119,68 @@ func TestRuns(t *testing.T) {
 
 func stamp(t time.Time) string { return url.QueryEscape(t.Format(time.RFC3339Nano)) }
 
+func TestRunBodies(t *testing.T) {
+	t.Parallel()
+	r := newReplica(t, newPool(t, dbtest.New(t)))
+	id, key := createKey(t, r.pool, func(k *db.Key) { k.LogBodies = true })
+	_, stranger := createKey(t, r.pool, func(k *db.Key) { k.Tenant = "evil" })
+	if c, why := r.verifier.verify(t.Context(), key); why != nil || !c.LogBodies {
+		t.Errorf("%+v %v", c, why)
+	}
+	caller := llm.Caller{Tenant: "acme", KeyID: id}
+	x := run(caller, llm.Miss, 1, 1)
+	x.Bodies = &llm.Bodies{Request: []byte(`{"model":"m"}`), Answer: []byte("tangerine"), Cut: true}
+	r.Record(x)
+	r.Record(run(caller, llm.Hit, 1, 1))
+	r.written(t, 2)
+	kept := 0
+	for _, listed := range r.list(t, key, "").Data {
+		w := r.get(key, "/v1/runs/"+listed.ID)
+		var got RunDetail
+		if err := json.Unmarshal(w.Body.Bytes(), &got); err != nil || w.Code != 200 {
+			t.Fatalf("%d %s", w.Code, w.Body)
+		}
+		switch {
+		case got.Request == `{"model":"m"}` && got.Answer == "tangerine" && got.BodiesCut && got.Cache == string(llm.Miss):
+			kept++
+		case strings.Contains(w.Body.String(), `"request":`) || strings.Contains(w.Body.String(), "bodies"):
+			t.Errorf("%s", w.Body)
+		}
+		if w := r.get(stranger, "/v1/runs/"+listed.ID); w.Code != 404 {
+			t.Errorf("a stranger: %d %s", w.Code, w.Body)
+		}
+	}
+	if kept != 1 || strings.Contains(r.get(key, "/v1/runs").Body.String(), "tangerine") || strings.Contains(r.logs.String(), "tangerine") {
+		t.Errorf("%d kept, %s", kept, r.get(key, "/v1/runs").Body)
+	}
+}
+
+// Bodies that wait are bounded together; a run whose bodies do not fit is recorded without them, and one of a server
+// that keeps none too.
+func TestBodiesAreBounded(t *testing.T) {
+	t.Parallel()
+	big := &llm.Bodies{Request: make([]byte, llm.MaxLoggedBytes), Answer: make([]byte, llm.MaxLoggedBytes)}
+	j := newJournal(nil, nil, time.Hour, time.Hour) // nobody writes
+	const fit = maxBodies / (2 * llm.MaxLoggedBytes)
+	for range fit + 10 {
+		x := run(llm.Caller{}, llm.Miss, 1, 1)
+		x.Bodies = big
+		j.record(&x)
+	}
+	if with := j.left.Load(); with != 10 || len(j.queue) != fit+10 || j.held.Load() != maxBodies {
+		t.Errorf("%d left out, %d runs, %d bytes", with, len(j.queue), j.held.Load())
+	}
+	for range fit + 10 {
+		j.release(<-j.queue)
+	}
+	if n := j.held.Load(); n != 0 {
+		t.Errorf("%d bytes are still held", n)
+	}
+	if newJournal(nil, nil, time.Hour, 0).hold(big) != nil {
+		t.Error("a server that keeps none keeps them")
+	}
+}
+
 func TestBadQueries(t *testing.T) {
 	t.Parallel()
 	r := newReplica(t, newPool(t, dbtest.New(t)))

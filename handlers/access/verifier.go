@@ -182,7 +182,7 @@ func (v *verifier) look(ctx context.Context, h hash, id string) (*verdict, error
 		return found, nil
 	}
 	found.id, found.refusal = id, nil
-	found.caller = llm.Caller{Tenant: key.Tenant, KeyID: id, Models: key.Models, Shared: key.Shared}
+	found.caller = llm.Caller{Tenant: key.Tenant, KeyID: id, Models: key.Models, Shared: key.Shared, LogBodies: key.LogBodies}
 	if key.Expires != nil {
 		found.expires = *key.Expires
 	}

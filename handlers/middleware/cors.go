@@ -17,7 +17,7 @@ func CORS(allowed func(r *http.Request, origin string) bool) func(http.Handler) 
 		AllowOriginFunc: allowed,
 		AllowedMethods:  []string{http.MethodGet, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete},
 		AllowedHeaders: []string{"Accept", "Authorization", "Forgewire-Key", "Content-Type", "Content-Encoding", "Cache-Control", "Idempotency-Key", "If-Match",
-			"If-None-Match", "Last-Event-ID", "Forgewire-Cache-Class", "Forgewire-Cache-Tags"},
+			"If-None-Match", "Last-Event-ID", "Forgewire-Cache-Class", "Forgewire-Cache-Tags", "Forgewire-Log-Bodies"},
 		ExposedHeaders: []string{"ETag", "Location", "Retry-After", "X-Request-Id", "Idempotency-Replayed", "Age", "Cache-Status", "Forgewire-Id"},
 		MaxAge:         corsAge,
 	})

@@ -91,6 +91,7 @@ type Config struct {
 	RetentionAge        time.Duration `env:"FORGEWIRE_RETENTION_AGE" envDefault:"24h" min:"1m" meaning:"how long messages are kept" example:"24h"`
 	RetentionBytes      int64         `env:"FORGEWIRE_RETENTION_BYTES" envDefault:"1073741824" min:"16777216" meaning:"how large the log may grow before its oldest messages go, in bytes" example:"1073741824"`
 	RunRetention        time.Duration `env:"FORGEWIRE_RUN_RETENTION" envDefault:"720h" min:"24h" meaning:"how long runs, one line for each request to a model, are kept" example:"720h"`
+	BodyRetention       time.Duration `env:"FORGEWIRE_RUN_BODY_RETENTION" envDefault:"168h" min:"0s" meaning:"how long what was asked and answered is kept, of runs whose key or request asks for that; 0 keeps none" example:"24h"`
 	MaxConnectionAge    time.Duration `env:"FORGEWIRE_MAX_CONNECTION_AGE" envDefault:"0s" min:"0s" meaning:"age by which clients are told to reconnect, spread over the last tenth of it: less than the time after which a platform cuts connections; 0 lets them live" example:"55m"`
 	IdleRelease         time.Duration `env:"FORGEWIRE_IDLE_RELEASE" envDefault:"0s" min:"0s" meaning:"time without connections and requests after which a replica leaves the database alone until the next one comes, so that a serverless Postgres can sleep; 0 never" example:"5m"`
 	ShutdownTimeout     time.Duration `env:"FORGEWIRE_SHUTDOWN_TIMEOUT" envDefault:"10s" min:"1ms" meaning:"longest time that a stopping replica takes to drain" example:"10s"`

@@ -6,6 +6,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/jackc/pgx/v5/stdlib"
 )
 
 // Round is one round of the jobs, now.
@@ -17,4 +18,26 @@ func (c *Cleanup) SetEvery(d time.Duration) { c.every = d }
 // VisibleTenants reads, as a read of a tenant's, whose prompts a query without a WHERE finds.
 func VisibleTenants(ctx context.Context, pool *pgxpool.Pool, tenant string) ([]string, error) {
 	return query(ctx, pool, tenant, "SELECT DISTINCT tenant FROM forgewire.prompts", nil, func(rows pgx.Rows) ([]string, error) { return pgx.CollectRows(rows, pgx.RowTo[string]) })
+}
+
+// MigrateTo is Migrate that stops at a version of our own migrations.
+func MigrateTo(ctx context.Context, url string, version int64) error {
+	pc, err := pgxpool.ParseConfig(url)
+	if err != nil {
+		return err
+	}
+	conn := stdlib.OpenDB(*pc.ConnConfig)
+	defer conn.Close()
+	if _, err = conn.ExecContext(ctx, createSchema); err != nil {
+		return err
+	}
+	if err = migrateQueue(ctx, pc); err != nil {
+		return err
+	}
+	p, err := provider(conn)
+	if err != nil {
+		return err
+	}
+	_, err = p.UpTo(ctx, version)
+	return err
 }

@@ -79,7 +79,10 @@ func (s *rawSocket) connect() {
 // Every attack ends with the code that says why, and a bystander notices nothing.
 func TestAttacks(t *testing.T) {
 	t.Parallel()
-	r := newTestReplica(t, dbtest.New(t), nil)
+	eachReader(t, testAttacks)
+}
+
+func testAttacks(t *testing.T, r *testReplica) {
 	bystander := dialRaw(t, r, "")
 	bystander.connect()
 	const fin, ping, pongOp, more = 0x80, 0x09, 0x0a, 0x00
@@ -156,7 +159,10 @@ func TestAttacks(t *testing.T) {
 // A message may come in fragments, with control frames between them, and in every size of length field.
 func TestFragments(t *testing.T) {
 	t.Parallel()
-	r := newTestReplica(t, dbtest.New(t), nil)
+	eachReader(t, testFragments)
+}
+
+func testFragments(t *testing.T, r *testReplica) {
 	s := dialRaw(t, r, "")
 	_ = s.frame(0x01, `{"id":1,`)
 	_ = s.frame(0x80|0x09, "beat")
@@ -192,7 +198,10 @@ func TestFragments(t *testing.T) {
 // connect, end without a timer each.
 func TestSlowloris(t *testing.T) {
 	t.Parallel()
-	r := newTestReplica(t, dbtest.New(t), nil)
+	eachReader(t, testSlowloris)
+}
+
+func testSlowloris(t *testing.T, r *testReplica) {
 	only := func() *client {
 		var c *client
 		eventually(t, 20*time.Second, "one client is there", func() bool {
@@ -210,6 +219,9 @@ func TestSlowloris(t *testing.T) {
 		ticks  int
 	}{
 		"a payload that never comes": {func(s *rawSocket) { s.connect(); _, _ = s.conn.Write([]byte{opText, 0x8a, 0, 0, 0, 0, '{'}) }, 3501, maxMessageTicks + 1},
+		"half a header":              {func(s *rawSocket) { s.connect(); _, _ = s.conn.Write([]byte{opText}) }, 3501, maxMessageTicks + 1},
+		"half of a second":           {func(s *rawSocket) { s.connect(); _, _ = s.conn.Write([]byte{0x89, 0x80, 0, 0, 0, 0, opText}) }, 3501, maxMessageTicks + 1},
+		"half a ping":                {func(s *rawSocket) { s.connect(); _, _ = s.conn.Write([]byte{0x89, 0x82, 0, 0, 0, 0, 'x'}) }, 3501, maxMessageTicks + 1},
 		"empty fragments": {func(s *rawSocket) {
 			s.connect()
 			_ = s.frame(0x01, "")

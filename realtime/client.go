@@ -6,7 +6,6 @@ import (
 	"errors"
 	"io"
 	"net/http"
-	"sync"
 	"sync/atomic"
 	"time"
 	"unicode/utf8"
@@ -102,45 +101,14 @@ func (c *client) disconnect(d *Disconnect) {
 	}
 }
 
-var buffers = sync.Pool{New: func() any { return new(bytes.Buffer) }}
-
-// read handles what the client sends until the connection ends. Its stack stays small: decoding, which
-// would grow it for good, is a worker's, and read waits for it, so that commands keep their order and a client
-// that floods waits for itself.
-func (c *client) read(ctx context.Context, ws *websocket.Conn) {
-	for limited := true; ; {
-		kind, r, err := ws.Reader(context.Background()) // no deadline: a timer a message costs more than the message
-		if err != nil {
-			return
-		}
-		b := buffers.Get().(*bytes.Buffer)
-		b.Reset()
-		c.guard.begin()
-		_, err = b.ReadFrom(&fragments{r: r, left: maxFragments})
-		c.guard.end()
-		if errors.Is(err, errFragments) {
-			c.disconnect(badRequest("too many fragments"))
-		}
-		if err != nil {
-			return
-		}
-		if c.ended.Load() || bytes.Equal(b.Bytes(), c.format.pong()) {
-			c.ponged.Store(true)
-			buffers.Put(b)
-			continue
-		}
-		d := c.node.workers.handle(ctx, c, kind, b.Bytes())
-		if b.Cap() < 64<<10 {
-			buffers.Put(b)
-		}
-		if d != nil {
-			c.disconnect(d)
-		}
-		if limited && c.isConnected() {
-			// What carries a publication of the largest size, and its channel, fits; more closes with 1009.
-			ws.SetReadLimit(int64(max(c.node.cfg.MaxPublicationBytes+4096, maxUnconnected)))
-			limited = false
-		}
+// handleMessage runs what the client has sent, unless it was told to go.
+func (c *client) handleMessage(ctx context.Context, kind websocket.MessageType, data []byte) {
+	if c.ended.Load() || bytes.Equal(data, c.format.pong()) {
+		c.ponged.Store(true)
+		return
+	}
+	if d := c.handleFrame(ctx, kind, data); d != nil {
+		c.disconnect(d)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -31,34 +32,29 @@ type conn struct {
 	net.Conn
 	raw  syscall.RawConn // nil where the transport has no file descriptor (TLS in the process)
 	head []byte          // what net/http had read past the handshake; used by the reader alone
+	reading
+
+	closing atomic.Bool // a close frame is the last thing in pending or was sent; set under mu
 
 	mu       sync.Mutex
 	pending  []byte // whole frames, but for a first one of which the socket took a part; guarded by mu
 	begun    int    // how many bytes of pending end a frame that has begun; guarded by mu
 	draining bool   // a drain goroutine exists; guarded by mu
-	closing  bool   // a close frame is the last thing in pending or was sent; guarded by mu
 	err      error  // the first write error; guarded by mu
 }
 
 func newConn(c net.Conn) *conn {
-	w := &conn{Conn: c}
-	if sc, ok := c.(syscall.Conn); ok {
-		w.raw, _ = sc.SyscallConn() // without one, drain writes everything
-	}
+	w := &conn{}
+	w.init(c)
 	return w
 }
 
-// Read returns first what net/http had already read: a client may speak as soon as it sees the 101, which
-// is before Hijack returns (about 3 in 1,000 do under load).
-func (c *conn) Read(b []byte) (int, error) {
-	if len(c.head) > 0 {
-		n := copy(b, c.head)
-		if c.head = c.head[n:]; len(c.head) == 0 {
-			c.head = nil
-		}
-		return n, nil
+func (c *conn) init(under net.Conn) {
+	c.Conn = under
+	c.wakes.Store(1)
+	if sc, ok := under.(syscall.Conn); ok {
+		c.raw, _ = sc.SyscallConn() // without one, drain writes everything
 	}
-	return c.Conn.Read(b)
 }
 
 // Write is coder/websocket's way out: the handshake, pongs, and the echo of a close frame.
@@ -77,7 +73,7 @@ func (c *conn) send(b []byte, limit int) error {
 	switch {
 	case c.err != nil:
 		return c.err
-	case c.closing:
+	case c.closing.Load():
 		return nil // the client is being told to go; nothing may follow
 	case len(c.pending) > 0 && len(c.pending)+len(b) > limit:
 		return errSlow
@@ -148,7 +144,7 @@ func (c *conn) drain() {
 	for len(c.pending) > 0 && c.err == nil {
 		b := c.pending
 		c.pending, c.begun = nil, 0
-		if !c.closing {
+		if !c.closing.Load() {
 			_ = c.SetWriteDeadline(time.Now().Add(drainTimeOut)) // fails only on a closed connection, as the write will
 		}
 		c.mu.Unlock()
@@ -159,7 +155,7 @@ func (c *conn) drain() {
 		}
 	}
 	c.draining = false
-	if !c.closing {
+	if !c.closing.Load() {
 		_ = c.SetWriteDeadline(time.Time{}) // writeNow would be bound by it too
 	}
 }
@@ -167,7 +163,14 @@ func (c *conn) drain() {
 // fail ends the connection after a write error: the reader notices and cleans up. The caller holds mu.
 func (c *conn) fail(err error) {
 	c.err = err
-	_ = c.Conn.Close() // it is broken anyway
+	_ = c.Close() // it is broken anyway
+}
+
+// Close ends the connection at once.
+func (c *conn) Close() error {
+	err := c.Conn.Close()
+	c.wake() // the kernel says nothing of what we close ourselves
+	return err
 }
 
 // disconnect sends a close frame after the frame that has begun, in place of all that still waits, and gives
@@ -176,7 +179,7 @@ func (c *conn) fail(err error) {
 func (c *conn) disconnect(d *Disconnect) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.closing || c.err != nil {
+	if c.closing.Load() || c.err != nil {
 		return false
 	}
 	deadline := time.Now().Add(closeTimeout)
@@ -185,7 +188,8 @@ func (c *conn) disconnect(d *Disconnect) bool {
 		c.pending = c.pending[:c.begun]
 	}
 	_ = c.write(closeFrame(d)) // the reader will see the error
-	c.closing = true
+	c.closing.Store(true)
+	c.wake() // somebody must see the end
 	return true
 }
 
@@ -193,7 +197,7 @@ func (c *conn) disconnect(d *Disconnect) bool {
 // handshake itself, in one write: net/http would do so at the end of a deep stack, which grows for nothing else.
 type hijacker struct {
 	http.ResponseWriter
-	conn *conn
+	conn *conn // begins with Hijack
 }
 
 // WriteHeader leaves the answer to a handshake that is accepted to Hijack, which is called next.
@@ -209,7 +213,7 @@ func (h *hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 		return nil, nil, err
 	}
 	_ = c.SetDeadline(time.Time{}) // the server's header timeout ends here; a dead connection fails at the first read
-	h.conn = newConn(c)
+	h.conn.init(c)
 	if n := brw.Reader.Buffered(); n > 0 {
 		b, _ := brw.Peek(n) // what is buffered can be peeked at
 		h.conn.head = bytes.Clone(b)
@@ -218,7 +222,8 @@ func (h *hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 		_ = c.Close()
 		return nil, nil, fmt.Errorf("answer the handshake: %w", err)
 	}
-	return h.conn, bufio.NewReadWriter(bufio.NewReaderSize(h.conn, 128), bufio.NewWriterSize(h.conn, 128)), nil
+	h.conn.br = bufio.NewReaderSize(h.conn, 16) // see serve
+	return h.conn, bufio.NewReadWriter(h.conn.br, bufio.NewWriterSize(h.conn, 128)), nil
 }
 
 // switching is the answer to a handshake.

@@ -10,7 +10,7 @@ import (
 const (
 	maxUnconnected  = 64 << 10 // a message before the connection is accepted, in bytes
 	maxFragments    = 1024     // of one message
-	maxMessageTicks = 15       // seconds from a message's first frame to its end
+	maxMessageTicks = 15       // seconds from a message's first byte to its end
 	maxControls     = 100      // ping and pong frames a second
 )
 
@@ -18,7 +18,7 @@ var errFragments = errors.New("too many fragments")
 
 // guard watches over one reader without a timer: the reader counts, the shard's beat judges.
 type guard struct {
-	begun    atomic.Uint32 // odd while a message is read: one was begun and has not ended
+	begun    atomic.Uint32 // odd while something is read: a frame or a message has begun and not ended
 	controls atomic.Int32  // ping and pong frames since the last beat
 
 	// Owned by the beat.
@@ -26,9 +26,19 @@ type guard struct {
 	ticks int    // beats during which the same message was read
 }
 
-// begin and end are the reader's, around a message.
-func (g *guard) begin() { g.begun.Add(1) }
-func (g *guard) end()   { g.begun.Add(1) }
+// begin is the reader's, at the first byte of a frame. A message that has begun goes on.
+func (g *guard) begin() {
+	if g.begun.Load()%2 == 0 {
+		g.begun.Add(1)
+	}
+}
+
+// end is the reader's, at the end of a message, or of a control frame outside of one.
+func (g *guard) end() {
+	if g.begun.Load()%2 == 1 {
+		g.begun.Add(1)
+	}
+}
 
 // control counts a ping or pong frame, and reports whether it is one too many.
 func (g *guard) control() (tooMany bool) { return g.controls.Add(1) > maxControls }

@@ -101,13 +101,14 @@ type Node struct {
 	endLife context.CancelFunc
 	clients sync.WaitGroup
 	workers workers
+	watcher *watcher // nil where there is none
 
 	accepting sync.RWMutex  // held while a connection is counted, so that none is after draining
 	draining  chan struct{} // closed when no connection is accepted any more
 }
 
 // New makes a Node; Run starts it.
-func New(cfg Config) (*Node, error) {
+func New(cfg Config) (n *Node, err error) {
 	if cfg.Pool == nil || cfg.Logger == nil || cfg.Namespaces == nil {
 		return nil, errors.New("realtime: Pool, Logger and Namespaces are required")
 	}
@@ -117,14 +118,14 @@ func New(cfg Config) (*Node, error) {
 	if cfg.PublishPool == nil {
 		cfg.PublishPool = cfg.Pool
 	}
-	n := &Node{cfg: cfg, logger: cfg.Logger, log: NewLog(cfg.Pool), hub: newHub(), health: newHealth(cfg.PublishPool),
+	n = &Node{cfg: cfg, logger: cfg.Logger, log: NewLog(cfg.Pool), hub: newHub(), health: newHealth(cfg.PublishPool),
 		id: uuid.NewString(), started: time.Now(), draining: make(chan struct{}), watched: make(chan struct{}, 1), hearers: map[string][]func([]byte){}, joined: map[string]func(string){}}
 	n.past = n.log
 	n.hub.tail.age = cfg.RetentionAge
-	if err := n.guard(); err != nil {
+	if err = n.guard(); err != nil {
 		return nil, err
 	}
-	if err := n.reachOut(); err != nil {
+	if err = n.reachOut(); err != nil {
 		return nil, err
 	}
 	n.publisher = NewPublisher(NewLog(cfg.PublishPool))
@@ -139,7 +140,10 @@ func New(cfg Config) (*Node, error) {
 		relearn: n.relearn, rest: n.rest, letGo: n.letGo, doubted: make(chan struct{}, 1)}
 	n.listener.follower = &follower{log: n.listener, out: n.hub}
 	n.life, n.endLife = context.WithCancel(context.Background())
-	n.workers.frames = make(chan *received)
+	n.workers.ready = make(chan *conn)
+	if n.watcher, err = newWatcher(); err != nil && !errors.Is(err, errors.ErrUnsupported) {
+		return nil, fmt.Errorf("realtime: %w", err)
+	}
 	return n, nil
 }
 
@@ -210,6 +214,7 @@ func (n *Node) Run(ctx context.Context) error {
 	defer stopHub()
 	var shards, feeds errgroup.Group
 	shards.Go(func() error { return n.hub.run(hub) })
+	shards.Go(func() error { return n.watcher.run(hub) })
 	feeds.Go(func() error { return n.listener.run(feed) })
 	feeds.Go(func() error { return n.drainer.run(feed) })
 	feeds.Go(func() error { return n.publisher.Run(feed) })
@@ -401,8 +406,7 @@ func (n *Node) Info() NodeInfo {
 // Sockets is how many WebSockets this replica has.
 func (n *Node) Sockets() int64 { return n.sockets.Load() }
 
-// ServeWebSocket accepts a connection that speaks the Centrifuge protocol. It returns after the handshake:
-// the handler's goroutine, with its grown stack, ends and a small one stays.
+// ServeWebSocket accepts a connection that speaks the Centrifuge protocol. It returns after the handshake: see reading.
 func (n *Node) ServeWebSocket(w http.ResponseWriter, r *http.Request) {
 	if !n.enter() {
 		w.Header().Set("Retry-After", "1")
@@ -421,18 +425,11 @@ func (n *Node) ServeWebSocket(w http.ResponseWriter, r *http.Request) {
 			n.clients.Done()
 		}
 	}()
-	hj := &hijacker{ResponseWriter: w}
-	var c *client // set before anything is read
-	control := func() bool {
-		tooMany := c.guard.control()
-		if tooMany {
-			c.disconnect(disconnectTooMany)
-		}
-		return !tooMany
-	}
+	hj := &hijacker{ResponseWriter: w, conn: &conn{}}
+	conn := hj.conn
 	ws, err := websocket.Accept(hj, r, &websocket.AcceptOptions{
-		OnPingReceived:  func(context.Context, []byte) bool { return control() },
-		OnPongReceived:  func(context.Context, []byte) { control() },
+		OnPingReceived:  func(context.Context, []byte) bool { return conn.control() },
+		OnPongReceived:  func(context.Context, []byte) { conn.control() },
 		OriginPatterns:  n.cfg.AllowedOrigins,
 		Subprotocols:    []string{protobufSubprotocol},
 		CompressionMode: websocket.CompressionDisabled,
@@ -446,21 +443,14 @@ func (n *Node) ServeWebSocket(w http.ResponseWriter, r *http.Request) {
 	if ws.Subprotocol() == protobufSubprotocol || r.URL.Query().Get("cf_protocol") == "protobuf" {
 		f = wsProtobuf
 	}
-	c = newClient(n, hj.conn, f)
+	c := newClient(n, conn, f)
 	c.headers = n.hooks.keep(r.Header, false)
 	n.sockets.Add(1)
+	conn.client, conn.ws, conn.leave = c, ws, leave
 	if n.full(n.hub.count.Add(1)) {
 		c.disconnect(disconnectLimit)
 	}
 	n.join(c)
 	handed = true
-	go func() {
-		defer n.clients.Done()
-		defer leave()
-		defer n.sockets.Add(-1)
-		defer n.hub.count.Add(-1)
-		defer ws.CloseNow() //nolint:errcheck // the connection is over
-		defer c.shard.remove(c)
-		c.read(n.life, ws)
-	}()
+	conn.start()
 }

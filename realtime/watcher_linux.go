@@ -61,7 +61,7 @@ func (w *watcher) run(ctx context.Context) error {
 	for {
 		n, err := w.wait(events)
 		if err != nil && ctx.Err() != nil {
-			return nil //nolint:nilerr // it was closed
+			return nil // it was closed
 		}
 		if err != nil {
 			return fmt.Errorf("watch connections: %w", err)

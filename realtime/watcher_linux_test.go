@@ -60,7 +60,12 @@ func TestWatcherSeesWhatWasThere(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- w.run(ctx) }()
-	defer func() { cancel(); <-ended }()
+	defer func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}()
 	ours, theirs := tcpPair(t)
 	c := newConn(ours)
 	_, _ = theirs.Write([]byte("x"))

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"log/slog"
 	"net"
@@ -41,7 +42,9 @@ func TestConnectionFlood(t *testing.T) {
 	go func() { ended <- server.Serve(ln) }()
 	t.Cleanup(func() {
 		_ = server.Close()
-		<-ended
+		if err := <-ended; !errors.Is(err, http.ErrServerClosed) {
+			t.Error(err)
+		}
 	})
 	dial := func() net.Conn {
 		t.Helper()

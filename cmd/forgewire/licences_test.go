@@ -70,7 +70,7 @@ func TestLicences(t *testing.T) {
 		t.Fatalf("only %d lines: the list is not that of the binary", n)
 	}
 	if *updateLicences {
-		if err := os.WriteFile(licencesFile, []byte(list.String()), 0o644); err != nil { //nolint:gosec // everybody may read it
+		if err := os.WriteFile(licencesFile, []byte(list.String()), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}

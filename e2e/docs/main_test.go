@@ -132,8 +132,12 @@ func (d *development) end() error {
 	}
 	select {
 	case err := <-d.ended:
-		if text := d.out.String(); err != nil || regexp.MustCompile(`DATA RACE|panic:`).MatchString(text) {
-			return fmt.Errorf("dev ended: %v\n%s", err, text)
+		text := d.out.String()
+		if err != nil {
+			return fmt.Errorf("dev ended: %w\n%s", err, text)
+		}
+		if regexp.MustCompile(`DATA RACE|panic:`).MatchString(text) {
+			return fmt.Errorf("dev says\n%s", text)
 		}
 		return nil
 	case <-time.After(30 * time.Second):

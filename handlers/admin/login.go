@@ -105,6 +105,8 @@ func (a *Admin) tooMany(w http.ResponseWriter, r *http.Request, from netip.Prefi
 }
 
 // The parts of the login page, each of which has its place there.
+//
+//nolint:gosec // no password is in it
 const (
 	passwordForm = `<form method="post" action="/admin/login">
       <input type="text" name="username" value="admin" autocomplete="username" hidden>

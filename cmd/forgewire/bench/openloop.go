@@ -167,7 +167,7 @@ func (w *loopWorker) run(ctx context.Context, next *atomic.Int64) error {
 			c = nil
 		}
 		if ctx.Err() != nil {
-			return nil //nolint:nilerr // the time is over; run tells whose fault that is
+			return nil // the time is over; run tells whose fault that is
 		}
 	}
 }

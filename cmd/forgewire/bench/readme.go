@@ -28,7 +28,7 @@ func WriteBetween(file, text string) error {
 	}
 	out := append([]byte{}, b[:begin+len(figuresBegin)]...)
 	out = append(append(out, "\n"+text...), b[end:]...)
-	if err = os.WriteFile(file, out, 0o644); err != nil {
+	if err = os.WriteFile(file, out, 0o644); err != nil { //nolint:gosec // the caller names the document
 		return fmt.Errorf("write the document: %w", err)
 	}
 	return nil

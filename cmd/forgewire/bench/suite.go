@@ -27,7 +27,7 @@ type suitePart struct {
 }
 
 // parts are the benchmarks at a size: all of them take about a quarter of an hour, or two minutes.
-func (c SuiteConfig) parts() []suitePart {
+func (c SuiteConfig) parts() []suitePart { //nolint:funlen // a flat table
 	pick := func(quick, whole int) int {
 		if c.Quick {
 			return quick

@@ -126,14 +126,14 @@ func restOfFrame(b []byte, n int) int {
 
 // writeNow makes one write that does not wait. EAGAIN means that nothing was written.
 func (c *conn) writeNow(b []byte) (n int, err error) {
-	rerr := c.raw.Write(func(fd uintptr) bool {
-		n, err = syscall.Write(int(fd), b)
-		return true // never wait here for the socket to become writable
-	})
-	if errors.Is(err, syscall.EAGAIN) || errors.Is(err, syscall.EINTR) {
+	t := attempts.Get().(*attempt)
+	defer t.over()
+	t.b = b
+	rerr := c.raw.Write(t.write)
+	if errors.Is(t.err, syscall.EAGAIN) || errors.Is(t.err, syscall.EINTR) {
 		return 0, nil
 	}
-	return max(n, 0), errors.Join(rerr, err)
+	return max(t.n, 0), errors.Join(rerr, t.err)
 }
 
 // drain writes what is pending, and ends with it. After the close frame it waits for the client's, as long

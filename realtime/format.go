@@ -48,10 +48,11 @@ func (f format) encode(replies ...*protocol.Reply) []byte {
 		case streamJSON:
 			body = append(append(body, b...), '\n')
 		default:
-			if len(body) > 0 {
-				body = append(body, '\n')
+			if body == nil {
+				body = b // ours, and nearly always the only one
+				continue
 			}
-			body = append(body, b...)
+			body = append(append(body, '\n'), b...)
 		}
 	}
 	switch f {

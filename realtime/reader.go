@@ -198,20 +198,17 @@ func (c *conn) Read(b []byte) (n int, err error) {
 
 // readNow makes one read that does not wait.
 func (c *conn) readNow(b []byte) (n int, err error) {
-	rerr := c.raw.Read(func(fd uintptr) bool {
-		for {
-			if n, err = syscall.Read(int(fd), b); !errors.Is(err, syscall.EINTR) {
-				return true // never wait here for the socket to become readable
-			}
-		}
-	})
+	t := attempts.Get().(*attempt)
+	defer t.over()
+	t.b = b
+	rerr := c.raw.Read(t.read)
 	switch {
 	case rerr != nil:
 		return 0, rerr
-	case errors.Is(err, syscall.EAGAIN):
+	case errors.Is(t.err, syscall.EAGAIN):
 		return 0, errNothing
-	case n == 0 && err == nil:
+	case t.n == 0 && t.err == nil:
 		return 0, io.EOF
 	}
-	return max(n, 0), err
+	return max(t.n, 0), t.err
 }

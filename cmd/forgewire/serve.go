@@ -63,7 +63,8 @@ func (c *serveCommand) Run(ctx context.Context) error {
 }
 
 func listen(ctx context.Context, port int, variable string) (net.Listener, error) {
-	ln, err := new(net.ListenConfig).Listen(ctx, "tcp", net.JoinHostPort("", strconv.Itoa(port)))
+	// A dead client is noticed by pings and timeouts; TCP's own keep-alive would be four system calls a connection.
+	ln, err := (&net.ListenConfig{KeepAlive: -1}).Listen(ctx, "tcp", net.JoinHostPort("", strconv.Itoa(port)))
 	if err != nil {
 		return nil, fmt.Errorf("listen on port %d: %w: set %s to a free one", port, err, variable)
 	}

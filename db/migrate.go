@@ -7,8 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math/rand/v2"
+	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/pressly/goose/v3"
@@ -25,20 +28,55 @@ const createSchema = `DO $$ BEGIN
 	CREATE SCHEMA IF NOT EXISTS forgewire;
 END $$`
 
-// Migrate brings the schema "forgewire" up to this binary's version. Any number of replicas may call it at
-// once: one migrates, the others wait. It holds a session lock, so url must not lead through a pooler in
+const (
+	// A migration waits no longer than this for a lock: whoever comes after it waits behind it, so for as long the
+	// whole application may stand still.
+	migrateLockTimeout = "500ms"
+	migratePause       = 500 * time.Millisecond // before it tries again, and up to twice that
+	migratePatience    = 5 * time.Minute        // after which it gives up
+)
+
+// Migrate brings the schema "forgewire" up to this binary's version; one that is newer it leaves alone. Any number of
+// replicas may call it at once: one migrates, the others wait. Where a lock is not to be had at once, it lets go of all
+// it holds and tries again, for some minutes. It holds a session lock, so url must not lead through a pooler in
 // transaction mode.
 func Migrate(ctx context.Context, url string) error {
 	pc, err := pgxpool.ParseConfig(url) // it knows the pool's own parameters, which the server does not
 	if err != nil {
 		return errBadURL
 	}
-	conn := stdlib.OpenDB(*pc.ConnConfig)
+	pc.AfterConnect = func(ctx context.Context, c *pgx.Conn) error {
+		_, err := c.Exec(ctx, "SET lock_timeout = '"+migrateLockTimeout+"'") // no startup parameter: poolers refuse those
+		return err
+	}
+	for deadline := time.Now().Add(migratePatience); ; {
+		if err = migrateOnce(ctx, pc); !mayPass(err) || time.Now().After(deadline) {
+			return err
+		}
+		pause := time.NewTimer(migratePause + rand.N(migratePause))
+		select {
+		case <-pause.C:
+		case <-ctx.Done():
+			pause.Stop()
+			return err
+		}
+	}
+}
+
+// mayPass says whether an error is of somebody else's lock.
+func mayPass(err error) bool {
+	failure, ok := errors.AsType[*pgconn.PgError](err)
+	// lock_not_available, deadlock_detected
+	return ok && (failure.Code == "55P03" || failure.Code == "40P01")
+}
+
+func migrateOnce(ctx context.Context, pc *pgxpool.Config) error {
+	conn := stdlib.OpenDB(*pc.ConnConfig, stdlib.OptionAfterConnect(pc.AfterConnect))
 	defer conn.Close()
-	if _, err = conn.ExecContext(ctx, createSchema); err != nil {
+	if _, err := conn.ExecContext(ctx, createSchema); err != nil {
 		return fmt.Errorf("create schema forgewire: %w", err)
 	}
-	if err = migrateQueue(ctx, url); err != nil {
+	if err := migrateQueue(ctx, pc); err != nil {
 		return err
 	}
 	p, err := provider(conn)
@@ -93,7 +131,7 @@ func provider(conn *sql.DB) (*goose.Provider, error) {
 	if err != nil {
 		return nil, fmt.Errorf("name the migrations table: %w", err)
 	}
-	locker, err := lock.NewPostgresSessionLocker()
+	locker, err := lock.NewPostgresSessionLocker(lock.WithLockTimeout(1, uint64(migratePatience.Seconds()))) // asks once a second
 	if err != nil {
 		return nil, fmt.Errorf("make the migrations lock: %w", err)
 	}

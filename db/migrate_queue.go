@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/riverqueue/river/riverdriver/riverpgxv5"
 	"github.com/riverqueue/river/rivermigrate"
 )
@@ -18,10 +19,12 @@ const queueVersion = 8
 // migrateQueue brings river's tables up to the version that this binary was built with. They come before our
 // own migrations, which may build on them. River takes no lock of its own: ours is the one of
 // createSchema, held by a session.
-func migrateQueue(ctx context.Context, url string) error {
-	pool, err := NewPool(ctx, PoolConfig{URL: url, MaxConns: 2})
+func migrateQueue(ctx context.Context, pc *pgxpool.Config) error {
+	pc = pc.Copy()
+	pc.MinConns, pc.MaxConns = 0, 2
+	pool, err := pgxpool.NewWithConfig(ctx, pc)
 	if err != nil {
-		return err
+		return errBadURL
 	}
 	defer pool.Close()
 	lock, err := pool.Acquire(ctx)

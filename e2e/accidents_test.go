@@ -195,6 +195,36 @@ func TestWALWriterCrashForgetsCommits(t *testing.T) {
 	a.after(ids)
 }
 
+// The server's clock was an hour ahead when an incarnation began, and is right again when a crash forgets commits: the
+// next one cannot take its numbers from the clock, and gives none out twice all the same.
+func TestClockRightAgainAndCommitsForgotten(t *testing.T) {
+	heavy(t)
+	wrong := newAccidents(t)
+	if wrong == nil {
+		missing(t, "no clock that is wrong: that takes Linux and gcc")
+	}
+	server := ownServer(t, forgetful)
+	wrong.preload(t, server)
+	a := newAccident(t, options{server: server})
+	wrong.set(t, clockSeconds, 3600)
+	stop(t, server)
+	start(t, server)
+	for _, r := range a.replicas {
+		r.waitReady(45 * time.Second)
+	}
+	progress(a.cluster, a.book, []*subscriber{a.holds, a.away}, 30*time.Second)
+	wrong.set(t, clockSeconds, 0)
+	a.flush()
+	a.holdWALWriter()
+	ids := a.doomed()
+	a.away.away()
+	if err := server.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	start(t, server)
+	a.after(ids)
+}
+
 // Crash after crash, while everybody publishes.
 func TestCrashesUnderLoad(t *testing.T) {
 	heavy(t)

@@ -66,6 +66,7 @@ type Server struct {
 
 	mu   sync.Mutex  // guards the fields below; never held while waiting
 	port int         // 0 before the first start
+	env  []string    // NAME=value, laid over the environment
 	proc *process    // nil before the first start
 	lock *folderLock // of the folder, from Start to Stop
 }
@@ -85,6 +86,14 @@ func (s *Server) Port() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.port
+}
+
+// Setenv gives the server NAME=value from its next start on: for tests that load a
+// library of faults into it.
+func (s *Server) Setenv(entries ...string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.env = append(s.env, entries...)
 }
 
 // PID returns the process number of the server (of PostgreSQL's postmaster), 0
@@ -225,6 +234,9 @@ func (s *Server) launchOnce(ctx context.Context) error {
 	cmd.Dir = s.dir
 	cmd.Stdout, cmd.Stderr = output, output
 	s.account.apply(cmd)
+	s.mu.Lock()
+	cmd.Env = append(cmd.Env, s.env...)
+	s.mu.Unlock()
 	proc, err := launch(cmd, s.program.death())
 	output.Close()
 	if err != nil {

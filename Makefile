@@ -24,7 +24,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 # Hidden folders and other people's code are not ours to format.
 GO_FILES = find . -name '*.go' -not -path './.*' -not -path '*/node_modules/*'
 
-.PHONY: help run test lint fmt-check bench bench-table microbench build image sbom govulncheck setup
+.PHONY: help run test chaos soak lint fmt-check bench bench-table microbench build image sbom govulncheck setup
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,6 +44,14 @@ test: setup ## Install what the tests need, vet, and run all tests
 	go test $$race -parallel 4 -timeout 8m $$(go list ./... | grep -v '/e2e$$') && \
 	go test -timeout 8m -run TestPublishedClient ./realtime && \
 	go test -count=1 -timeout 9m ./e2e # not cached: it builds its binary, with the race detector; the published Go client has races of its own
+
+chaos: setup ## Break everything for a while and check every promise (TIME=10m SEED=… ONLY=regexp REPORT=file.md)
+	@FORGEWIRE_CHAOS_TIME=$(or $(TIME),10m) FORGEWIRE_CHAOS_SEED=$(SEED) FORGEWIRE_CHAOS_ONLY='$(ONLY)' FORGEWIRE_CHAOS_REPORT=$(abspath $(REPORT)) \
+		go test -count=1 -timeout 0 -run '^TestChaos$$' -v ./e2e
+
+soak: setup ## Let everybody work for long and watch what grows (TIME=2h SPEED=1 SVG=docs/soak.svg)
+	@FORGEWIRE_SOAK_TIME=$(or $(TIME),2h) FORGEWIRE_SOAK_SPEED=$(SPEED) FORGEWIRE_SOAK_SVG=$(abspath $(or $(SVG),docs/soak.svg)) \
+		go test -count=1 -timeout 0 -run '^TestSoak$$' -v ./e2e
 
 lint: fmt-check $(GOLANGCI) ## Check formatting, vet, and run golangci-lint
 	@go vet ./...

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"fmt"
+	"net"
 	"net/http"
 	"os"
 	"strings"
@@ -77,7 +78,7 @@ func TestBehindBalancers(t *testing.T) {
 	for name, prepare := range balancers {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			c := newCluster(t, 2, options{})
+			c := newCluster(t, 2, options{env: []string{"FORGEWIRE_CLIENT_IP_HEADER=X-Forwarded-For", "FORGEWIRE_ADMIN_PASSWORD=a password of tests"}})
 			p := prepare(t, c)
 			p.start()
 			behind := &replica{t: t, name: "the replicas behind " + name, addr: p.addr()}
@@ -103,6 +104,7 @@ func TestBehindBalancers(t *testing.T) {
 			} else {
 				res.Body.Close()
 			}
+			knowsWho(t, c, p.addr())
 			cancel()
 			c.replicas[0].term()
 			id, _, err := book.post(c.replicas[1], "room:1")
@@ -115,6 +117,44 @@ func TestBehindBalancers(t *testing.T) {
 			nobodyWasTold(t, []*subscriber{sub})
 		})
 	}
+}
+
+// knowsWho demands that the replicas know who is behind the proxy, whatever he says of himself: they write down who gave
+// a wrong password.
+func knowsWho(t testing.TB, c *cluster, proxy string) {
+	t.Helper()
+	var from net.Dialer
+	from.LocalAddr = &net.TCPAddr{IP: net.IPv4(127, 0, 0, 2)}
+	client := &http.Client{Transport: &http.Transport{DialContext: from.DialContext, DisableKeepAlives: true}}
+	req, err := http.NewRequest(http.MethodPost, "http://"+proxy+"/admin/login", strings.NewReader("password=wrong"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	req.Header.Add("X-Forwarded-For", "6.6.6.6")
+	req.Header.Add("X-Forwarded-For", "7.7.7.7, 8.8.8.8")
+	req.Header.Set("X-Real-Ip", "6.6.6.6")
+	req.Header.Set("Forwarded", "for=6.6.6.6")
+	res, err := client.Do(req)
+	if err != nil {
+		t.Logf("this machine has no second address: %v", err)
+		return
+	}
+	res.Body.Close()
+	until(t, 10*time.Second, "the address of who gave a wrong password", func() string {
+		said := ""
+		for _, r := range c.replicas {
+			for line := range strings.Lines(r.log.String()) {
+				if strings.Contains(line, "a wrong password") {
+					said += line
+				}
+			}
+		}
+		if !strings.Contains(said, "address=127.0.0.2") {
+			return fmt.Sprintf("%s: %s", res.Status, said)
+		}
+		return ""
+	})
 }
 
 // postStream opens a stream by POST. A proxy written in Go that is not full duplex may cut it as soon as it begins (see

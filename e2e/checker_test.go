@@ -19,6 +19,7 @@ type sent struct {
 	id      string
 	acked   bool   // its publisher was told that it is in the log
 	offset  uint64 // as told; 0 where the publisher is not told (SQL)
+	safe    bool   // acknowledged before or after an accident that loses commits: it must be there
 }
 
 // What a subscriber saw of one channel, in order.
@@ -96,7 +97,7 @@ func checkLog(f *findings, e evidence) map[string]row {
 		known[s.id] = s
 		r, there := byID[s.id]
 		switch {
-		case !there && s.acked && !e.wentBack:
+		case !there && s.acked && (!e.wentBack || s.safe):
 			f.add("%s was acknowledged (%d) and is not in the log", s.id, s.offset)
 		case there && r.channel != s.channel:
 			f.add("%s was published on %s and is on %s", s.id, s.channel, r.channel)
@@ -208,7 +209,7 @@ func follow(f *findings, who string, s sighting, rows []row, next int) int {
 func TestChecker(t *testing.T) {
 	t.Parallel()
 	log := []row{{10, "a", "m1"}, {11, "b", "x1"}, {12, "a", "m2"}, {20, "a", "m3"}}
-	all := []sent{{"a", "m1", true, 10}, {"b", "x1", true, 0}, {"a", "m2", true, 12}, {"a", "m3", false, 0}}
+	all := []sent{{"a", "m1", true, 10, false}, {"b", "x1", true, 0, false}, {"a", "m2", true, 12, false}, {"a", "m3", false, 0, false}}
 	m := func(offset uint64, id string) sighting { return sighting{message, offset, id} }
 	start := sighting{kind: begun, offset: 9}
 	whole := []sighting{start, m(10, "m1"), m(12, "m2"), m(20, "m3")}
@@ -231,7 +232,8 @@ func TestChecker(t *testing.T) {
 			{"s", "a", whole[:3], false}}}},
 		{"lost and told", false, evidence{wentBack: true, log: log[:3], sent: all, histories: []history{
 			{"s", "a", append(slices.Clone(whole), sighting{kind: told, offset: 12}), false}}}},
-		{"lost, told, and drained again", false, evidence{wentBack: true, log: []row{{10, "a", "m1"}, {50, "a", "m2"}}, sent: []sent{all[0], {"a", "m2", true, 0}}, histories: []history{
+		{"lost that was safe", true, evidence{wentBack: true, log: log[:2], sent: []sent{all[0], all[1], {"a", "m2", true, 12, true}}}},
+		{"lost, told, and drained again", false, evidence{wentBack: true, log: []row{{10, "a", "m1"}, {50, "a", "m2"}}, sent: []sent{all[0], {"a", "m2", true, 0, false}}, histories: []history{
 			{"s", "a", []sighting{start, m(10, "m1"), m(12, "m2"), {kind: told, offset: 12}, m(50, "m2")}, false}}}},
 
 		{"a hole", true, evidence{log: log, sent: all, histories: []history{
@@ -260,21 +262,21 @@ func TestChecker(t *testing.T) {
 			{"s", "a", []sighting{start, m(10, "m1"), {kind: begun, offset: 15}, m(20, "m3")}, false}}}},
 		{"acknowledged and absent", true, evidence{log: log[1:], sent: all}},
 		{"acknowledged with another number", true, evidence{log: log, sent: []sent{
-			{"a", "m1", true, 9}, {"b", "x1", true, 0}, {"a", "m2", true, 12}, {"a", "m3", false, 0}}}},
+			{"a", "m1", true, 9, false}, {"b", "x1", true, 0, false}, {"a", "m2", true, 12, false}, {"a", "m3", false, 0, false}}}},
 		{"in the log twice", true, evidence{log: append(slices.Clone(log), row{21, "a", "m3"}), sent: all}},
-		{"on another channel", true, evidence{log: log, sent: append([]sent{{"b", "m1", true, 10}}, all[1:]...)}},
+		{"on another channel", true, evidence{log: log, sent: append([]sent{{"b", "m1", true, 10, false}}, all[1:]...)}},
 		{"published by nobody", true, evidence{log: log, sent: all[:3]}},
 		{"lost and not told", true, evidence{wentBack: true, log: log[:3], sent: all, histories: []history{{"s", "a", whole, false}}}},
 		{"lost, not told, and going on", true, evidence{wentBack: true,
-			log: []row{{10, "a", "m1"}, {50, "a", "m4"}}, sent: append([]sent{{"a", "m4", true, 50}}, all...), histories: []history{
+			log: []row{{10, "a", "m1"}, {50, "a", "m4"}}, sent: append([]sent{{"a", "m4", true, 50, false}}, all...), histories: []history{
 				{"s", "a", []sighting{start, m(10, "m1"), m(12, "m2"), m(50, "m4")}, false}}}},
-		{"drained again and not told", true, evidence{wentBack: true, log: []row{{10, "a", "m1"}, {50, "a", "m2"}}, sent: []sent{all[0], {"a", "m2", true, 0}}, histories: []history{
+		{"drained again and not told", true, evidence{wentBack: true, log: []row{{10, "a", "m1"}, {50, "a", "m2"}}, sent: []sent{all[0], {"a", "m2", true, 0, false}}, histories: []history{
 			{"s", "a", []sighting{start, m(10, "m1"), m(12, "m2"), m(50, "m2")}, false}}}},
 		{"a number given twice", true, evidence{wentBack: true,
 			log:  []row{{10, "a", "m1"}, {12, "a", "m4"}},
-			sent: append([]sent{{"a", "m4", true, 12}}, all...)}},
+			sent: append([]sent{{"a", "m4", true, 12, false}}, all...)}},
 		{"a number seen twice", true, evidence{wentBack: true,
-			log: []row{{10, "a", "m1"}, {12, "a", "m4"}}, sent: []sent{{"a", "m1", true, 10}, {"a", "m2", false, 0}, {"a", "m4", false, 0}},
+			log: []row{{10, "a", "m1"}, {12, "a", "m4"}}, sent: []sent{{"a", "m1", true, 10, false}, {"a", "m2", false, 0, false}, {"a", "m4", false, 0, false}},
 			histories: []history{{"s", "a", []sighting{start, m(10, "m1"), m(12, "m2"), {kind: told, offset: 10}, m(12, "m4")}, false}}}},
 	}
 	for _, c := range cases {

@@ -13,7 +13,7 @@ import (
 )
 
 // valkeyCommand sends commands to a Valkey and demands that each is answered in order.
-func valkeyCommand(t *testing.T, port int, commands ...string) {
+func valkeyCommand(t testing.TB, port int, commands ...string) {
 	t.Helper()
 	conn, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", port))
 	if err != nil {

@@ -23,6 +23,7 @@ type subscriber struct {
 
 	mu       sync.Mutex
 	replicas []*replica // in the order in which it tries them
+	roams    bool       // and it begins with another one each time, as behind a load balancer
 	conn     net.Conn   // the connection of now
 	seen     map[string][]sighting
 	has      map[string]map[string]bool // channel, id
@@ -82,6 +83,9 @@ func (c *cluster) subscriber(at int, cfg centrifuge.Config, channels ...string) 
 func (s *subscriber) dial(ctx context.Context, network, _ string) (net.Conn, error) {
 	s.mu.Lock()
 	replicas := s.replicas
+	if s.roams {
+		s.replicas = append(slices.Clone(replicas[1:]), replicas[0])
+	}
 	s.mu.Unlock()
 	var errs []error
 	for _, r := range replicas {

@@ -1,21 +1,28 @@
 package e2e
 
 import (
+	"bufio"
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"fmt"
 	"math/big"
 	"net"
 	"net/url"
 	"os"
 	"os/user"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
+
+	"forgewire/infra/devstack"
+	"forgewire/infra/fakellm"
 )
 
 // authority signs certificates for servers on this machine.
@@ -133,4 +140,74 @@ func TestTLSToPostgres(t *testing.T) {
 		}
 		return ""
 	})
+}
+
+// TLS to Valkey, with its certificate verified against the authorities that the system trusts (SSL_CERT_FILE): replicas
+// share what they cache over it, and tell a server that somebody else vouches for nothing.
+func TestTLSToValkey(t *testing.T) {
+	t.Parallel()
+	ca, stranger := newAuthority(t), newAuthority(t)
+	cert, key := ca.server()
+	port := freePort(t)
+	dir, err := devstack.MkdirTemp("", "forgewire-e2e-valkey-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	server, err := devstack.StartValkey(t.Context(), filepath.Join(dir, "data"), map[string]string{
+		"tls-port": strconv.Itoa(port), "tls-cert-file": cert, "tls-key-file": key, "tls-ca-cert-file": ca.file, "tls-auth-clients": "no"}, nil)
+	if err != nil {
+		missing(t, "no Valkey that can do TLS: "+err.Error())
+	}
+	t.Cleanup(func() { _ = server.Stop(context.Background()) })
+	keys := func() string { return valkeyAnswer(t, server.Port(), "DBSIZE") }
+	trusting := func(by *authority) *llmCluster {
+		return newLLM(t, nil, map[string]fakellm.Behaviour{"m": {Tokens: 5}},
+			fmt.Sprintf("VALKEY_URL=rediss://127.0.0.1:%d", port), "SSL_CERT_FILE="+by.file)
+	}
+	suspicious := trusting(stranger)
+	for i := range 10 {
+		suspicious.mustAsk(i%2, "/chat/completions", asking("m", fmt.Sprint("suspicious ", i), nil))
+	}
+	for _, r := range suspicious.replicas {
+		until(t, 20*time.Second, "the complaint", func() string {
+			// Why (an unknown authority) is in it too, unless the machine is too busy for a handshake.
+			if log := r.log.String(); !strings.Contains(log, "the cache does not answer") {
+				return log
+			}
+			return ""
+		})
+	}
+	if n := keys(); n != ":0" {
+		t.Errorf("a server that nobody vouches for was told %s keys", n)
+	}
+
+	c := trusting(ca)
+	n := 0
+	until(t, time.Minute, "a hit on the other replica", func() string {
+		n++
+		question := fmt.Sprint("over TLS ", n)
+		c.mustAsk(0, "/chat/completions", asking("m", question, nil))
+		return missingHit(c.mustAsk(1, "/chat/completions", asking("m", question, nil)).header)
+	})
+	if n := keys(); n == ":0" {
+		t.Error("the server that was hit has no keys")
+	}
+}
+
+// valkeyAnswer is the first line that a Valkey answers.
+func valkeyAnswer(t testing.TB, port int, command string) string {
+	t.Helper()
+	conn, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(10 * time.Second)) // a read that fails says so
+	fmt.Fprintf(conn, "%s\r\n", command)
+	line, err := bufio.NewReader(conn).ReadString('\n')
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(line)
 }

@@ -490,7 +490,7 @@ func TestAdminProviderIsWhole(t *testing.T) {
 	for i := range all {
 		without := append(append(append([]string{}, environ...), all[:i]...), all[i+1:]...)
 		name, _, _ := strings.Cut(all[i], "=")
-		if _, err := config.Load(without); err == nil || !strings.Contains(err.Error(), name+" is required with the other") {
+		if _, err := config.Load(without); err == nil || !strings.Contains(err.Error(), name+": is required with the other") {
 			t.Errorf("without %s: %v", name, err)
 		}
 	}

@@ -27,7 +27,7 @@ type suitePart struct {
 }
 
 // parts are the benchmarks at a size: all of them take about a quarter of an hour, or two minutes.
-func (c SuiteConfig) parts() []suitePart { //nolint:funlen // a flat table
+func (c SuiteConfig) parts() []suitePart {
 	pick := func(quick, whole int) int {
 		if c.Quick {
 			return quick
@@ -41,8 +41,7 @@ func (c SuiteConfig) parts() []suitePart { //nolint:funlen // a flat table
 		return time.Duration(whole * float64(time.Second))
 	}
 	crowd := func(s Setup) CrowdConfig { return CrowdConfig{Setup: s, Peer: c.Peer} }
-	connections, rates := []int{10_000, 19_000}, []int{2000, 8000}
-	mixes := []Mix{Mixes(seconds(4, 20))[0]}
+	connections, rates, mixes := []int{10_000, 19_000}, []int{2000, 8000}, []Mix{Mixes(seconds(4, 20))[0]}
 	if c.Quick {
 		connections, rates = []int{1000}, []int{500}
 	} else {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 
 	"forgewire/infra/memory"
 	"forgewire/realtime"
@@ -80,7 +81,7 @@ func (s *server) publish(ctx context.Context, req *publishRequest) (*position, e
 	if err != nil {
 		return nil, err
 	}
-	return &position{Offset: sent[0].Offset, Epoch: s.node.Epoch()}, nil
+	return &position{Offset: sent[0].Offset, Epoch: s.node.Epoch(sent[0].Channel)}, nil
 }
 
 type broadcastRequest struct {
@@ -91,10 +92,16 @@ type broadcastRequest struct {
 }
 
 type broadcastResult struct {
-	Responses []resultBody[position] `json:"responses"`
+	Responses []broadcastReply `json:"responses"`
 }
 
-// broadcast appends the same data to several channels, in one transaction.
+// broadcastReply has an error instead of a result only where there are several logs: one of them may be away.
+type broadcastReply struct {
+	Error  *realtime.Error `json:"error,omitempty"`
+	Result *position       `json:"result,omitempty"`
+}
+
+// broadcast appends the same data to several channels, in one transaction for each log that has some of them.
 func (s *server) broadcast(ctx context.Context, req *broadcastRequest) (*broadcastResult, error) {
 	if len(req.Channels) == 0 {
 		return nil, realtime.ErrBadRequest.With("channels is empty")
@@ -107,12 +114,17 @@ func (s *server) broadcast(ctx context.Context, req *broadcastRequest) (*broadca
 		messages[i] = realtime.Message{Channel: c, Data: req.Data, Meta: realtime.Meta{Tags: req.Tags}, Key: req.Key}
 	}
 	sent, err := s.node.Publish(ctx, messages...)
-	if err != nil {
+	var partial *realtime.Partial
+	if err != nil && (!errors.As(err, &partial) || !slices.Contains(partial.Errors, nil)) {
 		return nil, err
 	}
-	r := &broadcastResult{Responses: make([]resultBody[position], len(sent))}
+	r := &broadcastResult{Responses: make([]broadcastReply, len(sent))}
 	for i := range sent {
-		r.Responses[i].Result = &position{Offset: sent[i].Offset, Epoch: s.node.Epoch()}
+		if partial != nil && partial.Errors[i] != nil {
+			r.Responses[i].Error = s.errorFor(ctx, partial.Errors[i])
+			continue
+		}
+		r.Responses[i].Result = &position{Offset: sent[i].Offset, Epoch: s.node.Epoch(sent[i].Channel)}
 	}
 	return r, nil
 }

@@ -3,6 +3,7 @@ package handlers
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 
@@ -70,11 +71,15 @@ func (s *server) publishRun(ctx context.Context, commands []map[string]json.RawM
 	replies := make([]any, len(messages))
 	sent, err := s.node.Publish(ctx, messages...)
 	for i := range replies {
-		if err != nil {
-			replies[i] = errorBody{s.errorFor(ctx, err)}
+		failed := err
+		if partial := (*realtime.Partial)(nil); errors.As(err, &partial) {
+			failed = partial.Errors[i]
+		}
+		if failed != nil {
+			replies[i] = errorBody{s.errorFor(ctx, failed)}
 			continue
 		}
-		replies[i] = map[string]position{"publish": {Offset: sent[i].Offset, Epoch: s.node.Epoch()}}
+		replies[i] = map[string]position{"publish": {Offset: sent[i].Offset, Epoch: s.node.Epoch(sent[i].Channel)}}
 	}
 	return replies
 }

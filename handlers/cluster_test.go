@@ -82,7 +82,7 @@ func newClusterOf(t *testing.T, tokens realtime.TokenConfig, change func(*handle
 		c.nodes, c.servers, c.routes = append(c.nodes, node), append(c.servers, server), append(c.routes, routes.(chi.Routes))
 	}
 	for _, n := range c.nodes {
-		eventually(t, "a replica listens", func() bool { return n.Epoch() != "" })
+		eventually(t, "a replica listens", func() bool { return n.Epoch("") != "" })
 	}
 	_, body := c.request(t, 0, http.MethodGet, "/api/openapi.json", "", "")
 	if err := c.schemas.AddResource("openapi.json", must(jsonschema.UnmarshalJSON(strings.NewReader(body)))); err != nil {

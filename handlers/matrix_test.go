@@ -150,7 +150,7 @@ func newMatrix(t *testing.T, change ...func(*handlers.Config)) *matrix {
 		}
 		server.Close()
 	})
-	eventually(t, "the replica listens", func() bool { return node.Epoch() != "" })
+	eventually(t, "the replica listens", func() bool { return node.Epoch("") != "" })
 	m := &matrix{Handler: handler, server: server, routes: handler.(chi.Routes), run: "run_abc"}
 	m.credentials = credentialsOf(t, pool, tokens)
 	if err := node.Revoke(t.Context(), "gone", time.Now().Add(time.Second)); err != nil {

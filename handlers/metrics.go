@@ -42,6 +42,16 @@ var (
 	metricWebhookLost   = describe("webhook_dropped_count", "Events that were lost while the database was away.")
 )
 
+// Of each of several logs; log is its place.
+var (
+	metricLogConnected = describe("log_connected", "1 if the log is being listened to.", "log")
+	metricLogPublished = describe("log_published_count", "Messages that this replica published to the log.", "log")
+	metricLogReceived  = describe("log_received_count", "Messages that arrived from the log.", "log")
+	metricLogFailed    = describe("log_flush_failed_count", "Flushes to the log that failed.", "log")
+	metricLogWaiting   = describe("log_publisher_waiting", "Publishes that wait for a flush to the log.", "log")
+	metricLogForwarded = describe("log_forwarded_count", "Messages published from SQL that this replica forwarded to the log.", "log")
+)
+
 func describe(name, help string, labels ...string) *prometheus.Desc {
 	return prometheus.NewDesc("forgewire_"+name, help, labels, nil)
 }
@@ -89,6 +99,19 @@ func (c nodeCollector) Collect(out chan<- prometheus.Metric) {
 		metricWebhookGaveUp: s.Webhooks.Discarded, metricWebhookLost: s.Webhooks.Dropped,
 	} {
 		send(d, prometheus.CounterValue, float64(v))
+	}
+	for _, l := range s.Logs {
+		connected := 0.0
+		if l.Connected {
+			connected = 1
+		}
+		place := strconv.Itoa(l.Place)
+		send(metricLogConnected, prometheus.GaugeValue, connected, place)
+		send(metricLogWaiting, prometheus.GaugeValue, float64(l.Waiting), place)
+		for d, v := range map[*prometheus.Desc]uint64{metricLogPublished: l.Published, metricLogReceived: l.Received,
+			metricLogFailed: l.Failed, metricLogForwarded: l.Forwarded} {
+			send(d, prometheus.CounterValue, float64(v), place)
+		}
 	}
 	send(metricBuild, prometheus.GaugeValue, 1, c.node.Info().Version)
 	for code, n := range s.Connections.Disconnects {

@@ -341,9 +341,9 @@ func TestLostWhileJoining(t *testing.T) {
 		must(n.Publish(t.Context(), message(channel, 1)))
 	}
 	w := joined(t, url, hs(joe()))
-	n.hub.tail.reset(Position{}) // it knows nothing, so the log is asked
-	n.past = losing{past: n.past, hub: n.hub}
-	was := fmt.Sprintf(`"recover":true,"offset":1,"epoch":%q`, n.Epoch())
+	n.hub.in[0].tail.reset(Position{}) // it knows nothing, so the log is asked
+	n.strands[0].past = losing{past: n.strands[0].past, hub: n.hub}
+	was := fmt.Sprintf(`"recover":true,"offset":1,"epoch":%q`, n.Epoch(""))
 	r := w.wantError(`"subscribe":{"channel":"a",`+was+`}`, 100)
 	if !r.Error.Temporary || must(n.Channels(t.Context(), ""))["a"] != 0 {
 		t.Errorf("%+v, %v", r.Error, must(n.Channels(t.Context(), "")))

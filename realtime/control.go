@@ -47,6 +47,7 @@ const (
 	opAsk         = "ask"
 	opAnswer      = "answer"
 	opWebhooks    = "webhooks"  // something is queued for the webhooks
+	opLogs        = "logs"      // the set of logs is another one
 	opOccupancy   = "occupancy" // a replica has channels with webhooks now, or is leaving
 )
 
@@ -113,7 +114,7 @@ func (n *Node) handleControl(body []byte) {
 	case opRevoke:
 		n.revoked(c.User, c.moment())
 	case opHide:
-		n.hub.tail.hide(c.Channel, c.Offset)
+		n.strandOf(c.Channel).in.tail.hide(c.Channel, c.Offset)
 	case opEmulate:
 		if c.Node == n.id {
 			n.sessions.deliver(c.Session, c.Data) // one that has ended needs no command
@@ -122,6 +123,10 @@ func (n *Node) handleControl(body []byte) {
 		n.webhooks.queued()
 	case opOccupancy:
 		n.webhooks.told()
+	case opLogs:
+		for _, s := range n.strands {
+			s.listener.end(errSetChanged)
+		}
 	case opAnnounce:
 		n.announced(c.Channel, c.Data)
 	default:

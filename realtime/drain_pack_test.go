@@ -107,7 +107,7 @@ func TestDrainKeys(t *testing.T) {
 	t.Parallel()
 	l, c := newTestLog(t)
 	first := []Message{keyed("a", "1", "x")}
-	if err := appendTo(t.Context(), l.pool, first); err != nil {
+	if err := appendTo(t.Context(), l.pool, 0, first); err != nil {
 		t.Fatal(err)
 	}
 	for _, sql := range []string{
@@ -129,7 +129,7 @@ func TestDrainKeys(t *testing.T) {
 		t.Errorf("the log has %v", all)
 	}
 	again := []Message{keyed("a", "9", "y"), keyed("b", "9", "y"), keyed("a", "9", "x")}
-	if err := appendTo(t.Context(), l.pool, again); err != nil {
+	if err := appendTo(t.Context(), l.pool, 0, again); err != nil {
 		t.Fatal(err)
 	}
 	for i, want := range []string{"4", "5", "1"} {

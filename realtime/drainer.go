@@ -47,6 +47,9 @@ type drainer struct {
 	rung   chan struct{} // capacity 1: rung since the drainer last began a look
 	leave  chan struct{} // capacity 1: the connection is to be given up
 	busy   atomic.Bool   // it is not asleep
+	// generation is that of the set of logs, 0 where there is one; see Log.
+	generation func() int64
+	forward    func() // something may wait to be forwarded to another log
 
 	// Owned by run.
 	conn   *pgx.Conn
@@ -54,8 +57,9 @@ type drainer struct {
 	seen   string // the snapshot up to which everything was drained
 }
 
-func newDrainer(url string, logger *slog.Logger) *drainer {
-	return &drainer{url: url, id: uuid.NewString(), logger: logger, rung: make(chan struct{}, 1), leave: make(chan struct{}, 1), seen: nothingSeen}
+func newDrainer(url string, logger *slog.Logger, generation func() int64, forward func()) *drainer {
+	return &drainer{url: url, id: uuid.NewString(), logger: logger, rung: make(chan struct{}, 1), leave: make(chan struct{}, 1), seen: nothingSeen,
+		generation: generation, forward: forward}
 }
 
 // ring wakes the drainer, unless it is its own bell. It never blocks.
@@ -119,6 +123,7 @@ func (d *drainer) disconnect() {
 // awake returns when the outbox is empty and whoever publishes next will ring, or when another replica
 // works or has gone to sleep.
 func (d *drainer) awake(ctx context.Context) error {
+	defer d.forward() // another replica may have died with something to forward
 	if d.conn == nil {
 		c, err := connect(ctx, d.url, "forgewire drain")
 		if err != nil {
@@ -262,13 +267,21 @@ func (d *drainer) setFlag(ctx context.Context, sql string, args ...any) error {
 func (d *drainer) drainAll(ctx context.Context) (total int, err error) {
 	for more := true; more; {
 		var at string
-		var n int
+		var n, sorted int
 		err = d.query(ctx, func(ctx context.Context) error {
+			if generation := d.generation(); generation != 0 {
+				return d.conn.QueryRow(ctx, "SELECT seen_now::text, more, moved, sorted FROM forgewire.drain_at($1, $2::text::pg_snapshot, $3, $4)",
+					generation, d.seen, drainRows, drainBytes).Scan(&at, &more, &n, &sorted)
+			}
 			return d.conn.QueryRow(ctx, "SELECT seen_now::text, more, moved FROM forgewire.drain($1::text::pg_snapshot, $2, $3)",
 				d.seen, drainRows, drainBytes).Scan(&at, &more, &n)
 		})
 		if err != nil {
-			return total, fmt.Errorf("drain the outbox: %w", err)
+			return total, fmt.Errorf("drain the outbox: %w", knowSet(err))
+		}
+		if sorted > 0 {
+			d.forward()
+			n += sorted
 		}
 		if !more { // committed, or there would be an error
 			d.seen = at

@@ -23,7 +23,7 @@ func startDrainers(t testing.TB, url string, n int) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var g errgroup.Group
 	for range n {
-		d := newDrainer(url, slog.New(slog.DiscardHandler))
+		d := newDrainer(url, slog.New(slog.DiscardHandler), func() int64 { return 0 }, func() {})
 		g.Go(func() error { return d.run(ctx) })
 		g.Go(func() error {
 			for ctx.Err() == nil {

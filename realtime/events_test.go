@@ -104,7 +104,7 @@ func TestEventsReset(t *testing.T) {
 	s = openStream(t, "GET", r.url("/events/a"), "", "Last-Event-ID", eventID(at.Epoch, at.Offset))
 	s.event()
 	eventually(t, 20*time.Second, "it is subscribed", func() bool { return must(r.node.Channels(t.Context(), ""))["a"] == 1 })
-	r.node.hub.lost(at.Offset - 1)
+	r.node.hub.in[0].lost(at.Offset - 1)
 	if got := s.event(); !strings.HasPrefix(got, "event: end\n") || !strings.Contains(got, "2500") {
 		t.Errorf("%q", got)
 	}

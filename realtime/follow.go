@@ -55,7 +55,7 @@ func (n *Node) Follow(channel string, since uint64) (*Follower, error) {
 	s := f.client.shard
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.epoch == "" {
+	if s.heads[n.place(channel)].Epoch == "" {
 		return nil, ErrInternal.With("the log has not been reached yet")
 	}
 	// First it joins, then it reads: what is committed between the two comes twice, never not at all.
@@ -74,7 +74,7 @@ func (f *Follower) Close() error {
 func (f *Follower) Next(ctx context.Context) ([]Message, error) {
 	for {
 		if f.past {
-			h, err := f.node.log.History(ctx, f.channel, HistoryFilter{Since: &Position{Offset: f.at}, Limit: followPage})
+			h, err := f.node.strandOf(f.channel).log.History(ctx, f.channel, HistoryFilter{Since: &Position{Offset: f.at}, Limit: followPage})
 			if err != nil {
 				return nil, fmt.Errorf("follow a channel: %w", err)
 			}

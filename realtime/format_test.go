@@ -85,9 +85,9 @@ func FuzzStreamCommands(f *testing.F) {
 	f.Add(false, []byte("{\"id\":1,\"connect\":{}}\n{}\n{\"id\":2,\"subscribe\":{\"channel\":\"a\"}}"))
 	pool := must(pgxpool.New(context.Background(), "postgres://127.0.0.1:1/none"))
 	pool.Close()
-	n := &Node{hub: newHub(), logger: slog.New(slog.DiscardHandler), log: NewLog(pool), publisher: NewPublisher(nil),
+	h := newHub(1)
+	n := &Node{hub: h, logger: slog.New(slog.DiscardHandler), strands: []*strand{newStrand(0, 1, LogConfig{Pool: pool, PublishPool: pool}, quietLogger(), h.in[0])},
 		cfg: Config{AllowAnonymous: true, MaxPublicationBytes: 1000, Namespaces: NewNamespaces()}}
-	n.past = n.log
 	for _, s := range n.hub.shards {
 		s.handle(event{reset: true, at: 100, epoch: "x"})
 	}

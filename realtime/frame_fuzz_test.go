@@ -40,14 +40,13 @@ func FuzzCommands(f *testing.F) {
 	}
 	pool := must(pgxpool.New(context.Background(), "postgres://127.0.0.1:1/none"))
 	pool.Close()
-	h := newHub()
+	h := newHub(1)
 	for _, s := range h.shards {
 		s.handle(event{reset: true, at: 100, epoch: "x"})
 	}
-	n := &Node{hub: h, logger: slog.New(slog.DiscardHandler), log: NewLog(pool), publisher: NewPublisher(nil),
+	n := &Node{hub: h, logger: slog.New(slog.DiscardHandler), strands: []*strand{newStrand(0, 1, LogConfig{Pool: pool, PublishPool: pool}, quietLogger(), h.in[0])},
 		cfg: Config{AllowAnonymous: true, Tokens: TokenConfig{Secret: testSecret}, MaxPublicationBytes: 1000,
 			Namespaces: must(ParseNamespaces(`{"without_namespace":{"allow_publish_for_client":true}}`))}}
-	n.past = n.log
 	if err := n.guard(); err != nil {
 		f.Fatal(err)
 	}
@@ -84,8 +83,8 @@ func FuzzCommands(f *testing.F) {
 				}
 			}
 		}
-		for len(n.publisher.waiting) > 0 {
-			<-n.publisher.waiting
+		for len(n.strands[0].publisher.waiting) > 0 {
+			<-n.strands[0].publisher.waiting
 		}
 	})
 }

@@ -35,25 +35,26 @@ func (n *Node) RemoveHistory(ctx context.Context, channel string) error {
 	if n.cfg.Namespaces.of(channel).Ephemeral {
 		return ErrNotAvailable.With("the channel is ephemeral")
 	}
-	upto, err := n.log.Hide(ctx, channel)
+	s := n.strandOf(channel)
+	upto, err := s.log.Hide(ctx, channel)
 	if err != nil || upto == 0 {
 		return err
 	}
-	n.hub.tail.hide(channel, upto) // here at once, elsewhere with the notification
-	return n.tell(ctx, control{Op: opHide, Channel: channel, Offset: upto})
+	s.in.tail.hide(channel, upto) // here at once, elsewhere with the notification
+	return tellIn(ctx, s.log.pool, control{Op: opHide, Channel: channel, Offset: upto})
 }
 
-// readHidden learns of what was hidden while this replica did not listen, as far as its tail could still tell
+// readHidden learns of what was hidden while this replica did not listen, as far as the log's tail could still tell
 // it. LISTEN is in force by now.
-func (n *Node) readHidden(ctx context.Context, q querier) error {
-	rows, err := q.Query(ctx, "SELECT channel, upto FROM forgewire.hidden WHERE upto > $1", int64(n.hub.tail.position()))
+func (s *strand) readHidden(ctx context.Context, q querier) error {
+	rows, err := q.Query(ctx, "SELECT channel, upto FROM forgewire.hidden WHERE upto > $1", int64(s.in.tail.position()))
 	if err != nil {
 		return fmt.Errorf("read what is hidden: %w", err)
 	}
 	var channel string
 	var upto uint64
 	if _, err = pgx.ForEachRow(rows, []any{&channel, &upto}, func() error {
-		n.hub.tail.hide(channel, upto)
+		s.in.tail.hide(channel, upto)
 		return nil
 	}); err != nil {
 		return fmt.Errorf("read what is hidden: %w", err)

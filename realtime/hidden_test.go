@@ -65,7 +65,7 @@ func TestHiddenFromTail(t *testing.T) {
 	first := must(a.Publish(t.Context(), message("room:1", 0)))[0].Offset
 	last := must(a.Publish(t.Context(), message("room:1", 1), message("cache:1", 1)))[1].Offset
 	eventually(t, 10*time.Second, "heard", func() bool { return b.hub.position().Offset >= last })
-	since := Position{Offset: first, Epoch: b.Epoch()}
+	since := Position{Offset: first, Epoch: b.Epoch("")}
 	recovered := func() bool {
 		_, err := b.recover(t.Context(), "room:1", since, last, kept{})
 		if err != nil && !errors.Is(err, ErrUnrecoverable) {
@@ -84,9 +84,9 @@ func TestHiddenFromTail(t *testing.T) {
 	eventually(t, 10*time.Second, "it is gone on the other replica", func() bool {
 		return !recovered() && must(b.latest(t.Context(), "cache:1", last, kept{})) == nil
 	})
-	b.hub.tail.mu.Lock()
-	b.hub.tail.hidden = nil
-	b.hub.tail.mu.Unlock()
+	b.hub.in[0].tail.mu.Lock()
+	b.hub.in[0].tail.hidden = nil
+	b.hub.in[0].tail.mu.Unlock()
 	must(b.cfg.Pool.Exec(t.Context(), "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'forgewire listen'"))
 	eventually(t, 10*time.Second, "it is gone after the listener came back", func() bool { return !recovered() })
 }

@@ -63,3 +63,16 @@ func (h *histogram) snapshot() Histogram {
 	s.Count += h.counts[buckets].Load()
 	return s
 }
+
+// add sums up two histograms of one scale. The zero Histogram has any.
+func (h *Histogram) add(o Histogram) {
+	h.Count += o.Count
+	h.Sum += o.Sum
+	if h.Buckets == nil {
+		h.Buckets = o.Buckets
+		return
+	}
+	for i := range h.Buckets {
+		h.Buckets[i].Count += o.Buckets[i].Count
+	}
+}

@@ -214,7 +214,7 @@ func TestHooksOfStreams(t *testing.T) {
 	}
 	// A position that the hook's word makes worthless is no silent gap.
 	b.answer("/subscribe", `{"result":{"override":{"force_recovery":{"value":false}}}}`)
-	s = events("Last-Event-ID", r.node.Epoch()+"-1")
+	s = events("Last-Event-ID", r.node.Epoch("")+"-1")
 	s.status(http.StatusOK)
 	if s.event(); !strings.HasPrefix(s.event(), "event: reset\n") {
 		t.Error("not told that something may be missing")

@@ -102,10 +102,10 @@ func TestSubRefreshHook(t *testing.T) {
 
 // Without a sub_refresh hook a subscription ends when its client has had time to refresh it.
 func TestSubscriptionEndsWithoutHook(t *testing.T) {
-	n := &Node{hub: newHub(), cfg: Config{Namespaces: NewNamespaces()}}
+	n := &Node{hub: newHub(1), cfg: Config{Namespaces: NewNamespaces()}}
 	out := &recorder{}
 	c := newClient(n, out, wsJSON)
-	c.shard.epoch = "e"
+	c.shard.heads[0].Epoch = "e"
 	c.shard.add(c)
 	if _, _, d := c.accept(false, &Claims{}); d != nil {
 		t.Fatal(d)

@@ -39,7 +39,7 @@ func startHooked(t testing.TB, url string, change func(*Config)) (n *Node, addre
 func handedOn(n *Node, offset uint64) bool {
 	for _, s := range n.hub.shards {
 		s.mu.Lock()
-		at := s.at
+		at := s.heads[0].Offset
 		s.mu.Unlock()
 		if at < offset {
 			return false
@@ -531,7 +531,7 @@ func TestRPCWithoutHook(t *testing.T) {
 
 // While a hook takes its time no pong can be heard, and none is missed.
 func TestSlowHookIsNoDeadClient(t *testing.T) {
-	n := &Node{hub: newHub(), logger: slog.New(slog.DiscardHandler)}
+	n := &Node{hub: newHub(1), logger: slog.New(slog.DiscardHandler)}
 	out := &recorder{}
 	c := newClient(n, out, wsJSON)
 	c.shard.add(c)

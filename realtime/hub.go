@@ -4,7 +4,6 @@ import (
 	"context"
 	"hash/maphash"
 	"runtime"
-	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -18,18 +17,19 @@ type hub struct {
 	shards []*shard
 	seed   maphash.Seed
 	count  atomic.Int64 // connections
-	epoch  string       // the log's; owned by whoever delivers
+	in     []*intake    // of each log
 	// overhear is fixed once Run has begun.
 	overhear []overhearer
-	tail     tail
-	// arrivals knows when notifications came, and how long ours were under way.
-	arrivals arrivals
 }
 
-func newHub() *hub {
-	h := &hub{seed: maphash.MakeSeed(), tail: tail{limit: maxTailMessages}}
+// newHub makes a hub for messages of so many logs.
+func newHub(logs int) *hub {
+	h := &hub{seed: maphash.MakeSeed()}
+	for place := range logs {
+		h.in = append(h.in, &intake{hub: h, place: place, tail: tail{limit: maxTailMessages}})
+	}
 	for range 2 * runtime.GOMAXPROCS(0) {
-		h.shards = append(h.shards, newShard())
+		h.shards = append(h.shards, newShard(logs))
 	}
 	return h
 }
@@ -51,6 +51,7 @@ func (h *hub) shardFor(id string) *shard {
 // format, for everybody, by the first shard that has such a subscriber.
 type burst struct {
 	channel  string
+	log      int    // the place of the log that it came from
 	epoch    string // the log's
 	messages []*Message
 	size     int               // of their data, in bytes
@@ -96,55 +97,6 @@ func (b *burst) frameAfter(f format, offset uint64) []byte {
 	return nil
 }
 
-// deliver implements audience; the listener also calls it with messages that have no offset: ephemeral ones.
-// It waits while a shard is so far behind that its queue is full: then the listener reads no further, and
-// Postgres keeps what comes.
-func (h *hub) deliver(messages []Message) {
-	if messages[0].Offset != 0 {
-		h.tail.add(messages)
-	}
-	var bursts []*burst
-	byChannel := make(map[string]*burst, 1)
-	for i := range messages {
-		m := &messages[i]
-		for _, o := range h.overhear {
-			if strings.HasPrefix(m.Channel, o.prefix) {
-				o.f(m.Channel, m.Data)
-			}
-		}
-		b := byChannel[m.Channel]
-		if b == nil {
-			b = &burst{channel: m.Channel, epoch: h.epoch}
-			byChannel[m.Channel] = b
-			bursts = append(bursts, b)
-		}
-		b.messages = append(b.messages, m)
-		b.size += len(m.Data)
-		b.last = m.Offset
-	}
-	h.arrivals.delivered(messages)
-	h.tell(event{bursts: bursts, at: messages[len(messages)-1].Offset}) // 0 for ephemeral ones
-}
-
-func (h *hub) lost(survived uint64) {
-	h.tail.truncate(survived)
-	h.tell(event{lost: true, at: survived})
-}
-
-func (h *hub) reset(at Position) {
-	h.epoch = at.Epoch
-	h.tail.reset(at)
-	h.tell(event{reset: true, at: at.Offset, epoch: at.Epoch})
-}
-
-// catchUp waits until the shards have dealt with what they were told.
-func (h *hub) catchUp() {
-	var handled sync.WaitGroup
-	handled.Add(len(h.shards))
-	h.tell(event{handled: &handled})
-	handled.Wait()
-}
-
 func (h *hub) tell(e event) {
 	for _, s := range h.shards {
 		s.events <- e
@@ -164,13 +116,8 @@ func (h *hub) channels() map[string]int {
 	return n
 }
 
-// position is how far the log was handed on, as the first shard sees it.
-func (h *hub) position() Position {
-	s := h.shards[0]
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return Position{Offset: s.at, Epoch: s.epoch}
-}
+// position is how far the first log was handed on.
+func (h *hub) position() Position { return h.in[0].position() }
 
 // all returns every client of now.
 func (h *hub) all() (all []*client) {

@@ -35,7 +35,7 @@ type keyOf struct{ channel, key string }
 // appendOnce is appendTo where messages have keys. One whose key was used on its channel before is not
 // appended, and gets the offset of the first. Whether that is so is asked in the transaction that appends,
 // under the log's lock; where it is, the transaction appends nothing and the next one goes on with the rest.
-func appendOnce(ctx context.Context, q querier, messages []Message) error {
+func appendOnce(ctx context.Context, q querier, generation int64, messages []Message) error {
 	firsts := map[keyOf]int{}
 	repeats := map[int]int{} // inside of messages: the index of each one's first
 	var rest []int           // the indexes of what is to be appended
@@ -58,7 +58,7 @@ func appendOnce(ctx context.Context, q querier, messages []Message) error {
 				keyed = append(keyed, i)
 			}
 		}
-		known, err := appendBatch(ctx, q, batch, keyed)
+		known, err := appendBatch(ctx, q, generation, batch, keyed)
 		if err != nil {
 			return err
 		}
@@ -79,7 +79,7 @@ func appendOnce(ctx context.Context, q querier, messages []Message) error {
 }
 
 // queryOnce calls forgewire.append_once, and sets the offsets of those that it knows. These come sorted.
-func queryOnce(ctx context.Context, q querier, messages []Message, keyed []int, args []any) (base uint64, known []int, err error) {
+func queryOnce(ctx context.Context, q querier, generation int64, messages []Message, keyed []int, args []any) (base uint64, known []int, err error) {
 	places, keys := make([]int32, len(keyed)), make([]string, len(keyed))
 	index := make([]int, 1, len(messages)+1) // from places among what is stored, which count from 1
 	for i := range messages {
@@ -94,8 +94,13 @@ func queryOnce(ctx context.Context, q querier, messages []Message, keyed []int, 
 	var first *int64
 	var found []int32
 	var numbers []int64
-	err = q.QueryRow(ctx, "SELECT base, known, numbers FROM forgewire.append_once($1, $2, $3, $4, $5, $6, $7, $8)",
-		append(args, places, keys)...).Scan(&first, &found, &numbers)
+	sql := "SELECT base, known, numbers FROM forgewire.append_once($1, $2, $3, $4, $5, $6, $7, $8)"
+	args = append(args, places, keys)
+	if generation != 0 {
+		sql = "SELECT base, known, numbers FROM forgewire.append_once_at($9, $1, $2, $3, $4, $5, $6, $7, $8)"
+		args = append(args, generation)
+	}
+	err = q.QueryRow(ctx, sql, args...).Scan(&first, &found, &numbers)
 	if err != nil {
 		return 0, nil, err //nolint:wrapcheck // the caller says what was attempted
 	}

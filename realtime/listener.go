@@ -25,6 +25,7 @@ const (
 	pingTimeout    = 5 * time.Second
 	doubtAfter     = time.Second // of silence, when a client arrives
 	minBackoff     = 50 * time.Millisecond
+	maxSetBackoff  = 500 * time.Millisecond
 	maxBackoff     = 5 * time.Second
 )
 
@@ -42,15 +43,18 @@ type listener struct {
 	follower *follower
 	health   *health
 	bell     func(from string) // somebody published from SQL, or may have while we were away
-	out      *hub
+	out      *intake
 	back     func()                               // connected again: the database may have lost what is not logged
 	control  func(body []byte)                    // what another replica, or this one, told all
 	relearn  func(context.Context, querier) error // what was told while we did not listen, after each LISTEN
 	rest     *rest
-	letGo    func()                             // gives up what else is connected to the database
-	cut      atomic.Pointer[context.CancelFunc] // ends the waiting that is under way
-	heard    atomic.Int64                       // when the server last gave a sign of life, by the wall clock, in nanoseconds
-	doubted  chan struct{}                      // capacity 1: it must be asked for one
+	letGo    func()                               // gives up what else is connected to the database
+	wake     func()                               // somebody came after a rest
+	verify   func(context.Context, querier) error // whether this is the log that the channels were spread for, after each LISTEN
+	ended    chan error                           // capacity 1: why the session must end, though nothing failed
+	cut      atomic.Pointer[context.CancelFunc]   // ends the waiting that is under way
+	heard    atomic.Int64                         // when the server last gave a sign of life, by the wall clock, in nanoseconds
+	doubted  chan struct{}                        // capacity 1: it must be asked for one
 
 	// Owned by run.
 	conn  *pgx.Conn
@@ -66,6 +70,17 @@ func (l *listener) doubt() {
 	select {
 	case l.doubted <- struct{}{}:
 	default:
+	}
+}
+
+// end ends the session that is under way, and begins another. It never blocks.
+func (l *listener) end(why error) {
+	select {
+	case l.ended <- why:
+	default:
+	}
+	if cut := l.cut.Load(); cut != nil {
+		(*cut)()
 	}
 }
 
@@ -85,6 +100,9 @@ func (l *listener) run(ctx context.Context) error {
 		}
 		l.rest.end()
 		l.health.disconnected(err)
+		if errors.Is(err, errLogSet) {
+			backoff = min(backoff, maxSetBackoff) // somebody is about to change it
+		}
 		l.logger.Warn("the connection that listens to the database is lost, reconnecting", "error", err)
 		if connected {
 			backoff = minBackoff
@@ -107,6 +125,7 @@ func (l *listener) pause(ctx context.Context) bool {
 	l.letGo()
 	select {
 	case <-l.woken:
+		l.wake()
 		return true
 	case <-ctx.Done():
 		return false
@@ -116,6 +135,10 @@ func (l *listener) pause(ctx context.Context) bool {
 // session connects, listens, catches up and then follows until something fails. It reports whether it got
 // as far as following.
 func (l *listener) session(ctx context.Context) (connected bool, err error) {
+	select {
+	case <-l.ended: // that was meant for a session before
+	default:
+	}
 	l.conn, err = connect(ctx, l.url, "forgewire listen")
 	if err != nil {
 		return false, err
@@ -129,6 +152,9 @@ func (l *listener) session(ctx context.Context) (connected bool, err error) {
 	// First LISTEN, then read: what is committed between the two comes twice, never not at all.
 	if _, err = l.conn.Exec(setup, "LISTEN "+notifyLog+"; LISTEN "+notifyBell); err != nil {
 		return false, fmt.Errorf("listen: %w", err)
+	}
+	if err = l.verify(setup, l.conn); err != nil {
+		return false, err
 	}
 	if err = l.relearn(setup, l.conn); err != nil {
 		return false, err
@@ -171,6 +197,11 @@ func (l *listener) follow(ctx context.Context) error {
 		cancel()
 		if !expired {
 			return err
+		}
+		select {
+		case err = <-l.ended:
+			return err
+		default:
 		}
 		if l.woken = l.rest.begin(); l.woken != nil {
 			return errIdle
@@ -237,7 +268,7 @@ func (l *listener) next(window, ctx context.Context) error {
 		if all, err := parseNews(body); err != nil {
 			l.logger.Warn("news of joins and leaves that no replica sent was ignored", "error", err)
 		} else {
-			l.out.announce(all)
+			l.out.hub.announce(all)
 		}
 		return nil
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -20,6 +21,9 @@ type Position struct {
 type Log struct {
 	pool  *pgxpool.Pool
 	turns chan struct{} // see turn
+	// generation is that of the set of logs for which channels are chosen, or 0 where no set was ever recorded. A log refuses
+	// what is appended for another one than its own.
+	generation atomic.Int64
 }
 
 // NewLog returns the log that lives in pool's database.
@@ -39,7 +43,7 @@ func (l *Log) Append(ctx context.Context, m Message) (uint64, error) {
 		return 0, err
 	}
 	messages := []Message{m}
-	if err := appendTo(ctx, l.pool, messages); err != nil {
+	if err := appendTo(ctx, l.pool, l.generation.Load(), messages); err != nil {
 		return 0, err
 	}
 	return messages[0].Offset, nil
@@ -48,19 +52,19 @@ func (l *Log) Append(ctx context.Context, m Message) (uint64, error) {
 // appendTo writes messages in one transaction and one round trip and sets the offsets of those that are
 // stored. It returns after the commit. On an error that is not pgconn.SafeToRetry nobody knows whether they
 // were appended. Where messages have keys it may take a round trip and a transaction more: see appendOnce.
-func appendTo(ctx context.Context, q querier, messages []Message) error {
+func appendTo(ctx context.Context, q querier, generation int64, messages []Message) error {
 	for i := range messages {
 		if messages[i].Key != "" {
-			return appendOnce(ctx, q, messages)
+			return appendOnce(ctx, q, generation, messages)
 		}
 	}
-	_, err := appendBatch(ctx, q, messages, nil)
+	_, err := appendBatch(ctx, q, generation, messages, nil)
 	return err
 }
 
 // appendBatch appends all messages, unless one of the keyed ones, whose indexes those are, was published
 // before: then it sets the offsets of these alone, to the first one's, and returns their indexes.
-func appendBatch(ctx context.Context, q querier, messages []Message, keyed []int) (known []int, err error) {
+func appendBatch(ctx context.Context, q querier, generation int64, messages []Message, keyed []int) (known []int, err error) {
 	var stored, passing []Message
 	for _, m := range messages {
 		if m.ephemeral {
@@ -90,13 +94,16 @@ func appendBatch(ctx context.Context, q querier, messages []Message, keyed []int
 	bodies, counts := pack(stored, metas)
 	args := []any{channels, datas, nullable, bodies, counts, others}
 	var base uint64
-	if len(keyed) > 0 {
-		base, known, err = queryOnce(ctx, q, messages, keyed, args)
-	} else {
+	switch {
+	case len(keyed) > 0:
+		base, known, err = queryOnce(ctx, q, generation, messages, keyed, args)
+	case generation != 0:
+		err = q.QueryRow(ctx, "SELECT forgewire.append_at($7, $1, $2, $3, $4, $5, $6)", append(args, generation)...).Scan(&base)
+	default:
 		err = q.QueryRow(ctx, "SELECT forgewire.append($1, $2, $3, $4, $5, $6)", args...).Scan(&base)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("append messages: %w", err)
+		return nil, fmt.Errorf("append messages: %w", knowSet(err))
 	}
 	for i := range messages {
 		if len(known) == 0 && !messages[i].ephemeral {

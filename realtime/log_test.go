@@ -36,7 +36,7 @@ func appendN(t testing.TB, l *Log, channel string, n int) []Message {
 	for i := range m {
 		m[i] = Message{Channel: channel, Data: fmt.Appendf(nil, `{"n":%d}`, i)}
 	}
-	if err := appendTo(t.Context(), l.pool, m); err != nil {
+	if err := appendTo(t.Context(), l.pool, 0, m); err != nil {
 		t.Fatal(err)
 	}
 	return m

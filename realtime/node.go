@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -15,7 +16,6 @@ import (
 	"github.com/google/uuid"
 	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/jackc/pgx/v5/pgxpool"
-	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/sync/errgroup"
 
 	"forgewire/db"
@@ -34,9 +34,12 @@ type Config struct {
 	// nil: Pool.
 	PublishPool *pgxpool.Pool
 	ListenURL   string // the server itself, not a pooler in transaction mode
-	Logger      *slog.Logger
-	Name        string // of this replica, for people
-	Version     string // told to clients
+	// Logs are further logs, over which and the first one channels are spread. They are the same, in the same order, on
+	// every replica. Everything else that replicas share lives in the first.
+	Logs    []LogConfig
+	Logger  *slog.Logger
+	Name    string // of this replica, for people
+	Version string // told to clients
 
 	Tokens              TokenConfig
 	AllowAnonymous      bool
@@ -63,11 +66,10 @@ type Config struct {
 type Node struct {
 	cfg        Config
 	logger     *slog.Logger
-	log        *Log
-	publisher  *Publisher
+	strands    []*strand    // the logs; fixed
+	foreign    atomic.Bool  // the databases have recorded another set of logs: nothing is served
+	forwarders []*forwarder // to each log but the first
 	hub        *hub
-	health     *health
-	listener   *listener
 	drainer    *drainer
 	presence   *presence
 	surveys    *surveys
@@ -78,7 +80,6 @@ type Node struct {
 	sessions   sessions
 	relay      *relay
 	forwarding *forwarding
-	past       past
 	rest       *rest
 	hooks      Hooks
 	webhooks   *webhooks // nil for none
@@ -118,33 +119,70 @@ func New(cfg Config) (n *Node, err error) {
 	if cfg.PublishPool == nil {
 		cfg.PublishPool = cfg.Pool
 	}
-	n = &Node{cfg: cfg, logger: cfg.Logger, log: NewLog(cfg.Pool), hub: newHub(), health: newHealth(cfg.PublishPool),
+	n = &Node{cfg: cfg, logger: cfg.Logger, hub: newHub(1 + len(cfg.Logs)),
 		id: uuid.NewString(), started: time.Now(), draining: make(chan struct{}), watched: make(chan struct{}, 1), hearers: map[string][]func([]byte){}, joined: map[string]func(string){}}
-	n.past = n.log
-	n.hub.tail.age = cfg.RetentionAge
 	if err = n.guard(); err != nil {
 		return nil, err
 	}
 	if err = n.reachOut(); err != nil {
 		return nil, err
 	}
-	n.publisher = NewPublisher(NewLog(cfg.PublishPool))
 	n.relay = newRelay(cfg.PublishPool)
-	n.publisher.stats.arrivals = &n.hub.arrivals
-	n.drainer = newDrainer(cfg.ListenURL, n.logger)
+	n.drainer = newDrainer(cfg.ListenURL, n.logger, func() int64 { return n.strands[0].log.generation.Load() }, func() {
+		for _, f := range n.forwarders {
+			f.ring()
+		}
+	})
 	n.presence = newPresence(cfg.PublishPool, n.logger, n.id, cfg.Name, func() bool { return n.known.Load() > 0 },
 		func(channel string) bool { return cfg.Namespaces.of(channel).JoinLeave })
 	n.surveys = newSurveys()
-	n.rest = newRest(cfg.IdleRelease, n.drainer.busy.Load)
-	n.listener = &listener{url: cfg.ListenURL, logger: n.logger, health: n.health, bell: n.drainer.ring, out: n.hub, control: n.handleControl, back: n.relisten,
-		relearn: n.relearn, rest: n.rest, letGo: n.letGo, doubted: make(chan struct{}, 1)}
-	n.listener.follower = &follower{log: n.listener, out: n.hub}
+	n.rest = newRest(cfg.IdleRelease, func() bool { return n.drainer.busy.Load() || n.forwards() })
+	n.spread()
 	n.life, n.endLife = context.WithCancel(context.Background())
 	n.workers.ready = make(chan *conn)
 	if n.watcher, err = newWatcher(); err != nil && !errors.Is(err, errors.ErrUnsupported) {
 		return nil, fmt.Errorf("realtime: %w", err)
 	}
 	return n, nil
+}
+
+// forwards says whether something is on its way to another log.
+func (n *Node) forwards() bool {
+	return slices.ContainsFunc(n.forwarders, func(f *forwarder) bool { return f.busy.Load() })
+}
+
+// spread makes what serves each log.
+func (n *Node) spread() {
+	logs := append([]LogConfig{{Pool: n.cfg.Pool, PublishPool: n.cfg.PublishPool, ListenURL: n.cfg.ListenURL}}, n.cfg.Logs...)
+	for place, cfg := range logs {
+		if cfg.PublishPool == nil {
+			cfg.PublishPool = cfg.Pool
+		}
+		in := n.hub.in[place]
+		in.tail.age = n.cfg.RetentionAge
+		s := newStrand(place, len(logs), cfg, n.logger, in)
+		l := s.listener
+		l.control, l.bell, l.back, l.letGo, l.wake, l.relearn = n.handleControl, func(string) {}, func() {}, func() {}, func() {}, func(ctx context.Context, q querier) error {
+			err := s.readHidden(ctx, q)
+			if err == nil {
+				n.missed()
+			}
+			return err
+		}
+		l.verify = func(ctx context.Context, q querier) error { return n.verify(ctx, q, s) }
+		l.rest = newRest(0, func() bool { return true })
+		n.strands = append(n.strands, s)
+	}
+	for _, s := range n.strands[1:] {
+		n.forwarders = append(n.forwarders, newForwarder(n.strands[0], s))
+	}
+	first := n.strands[0].listener
+	first.bell, first.back, first.relearn, first.rest, first.letGo = n.drainer.ring, n.relisten, n.relearn, n.rest, n.letGo
+	first.wake = func() {
+		for _, s := range n.strands[1:] {
+			s.resume()
+		}
+	}
 }
 
 // reachOut makes what calls the team's backend.
@@ -177,7 +215,7 @@ func (n *Node) relearn(ctx context.Context, q querier) error {
 	if err := n.readRevocations(ctx, q); err != nil {
 		return err
 	}
-	if err := n.readHidden(ctx, q); err != nil {
+	if err := n.strands[0].readHidden(ctx, q); err != nil {
 		return err
 	}
 	n.missed()
@@ -215,13 +253,21 @@ func (n *Node) Run(ctx context.Context) error {
 	var shards, feeds errgroup.Group
 	shards.Go(func() error { return n.hub.run(hub) })
 	shards.Go(func() error { return n.watcher.run(hub) })
-	feeds.Go(func() error { return n.listener.run(feed) })
+	feeds.Go(func() error { return n.strands[0].listener.run(feed) })
+	for _, s := range n.strands[1:] {
+		feeds.Go(func() error { return s.follow(feed) })
+	}
+	for _, s := range n.strands {
+		feeds.Go(func() error { return s.publisher.Run(feed) })
+		feeds.Go(func() error { return n.maintain(feed, s) })
+	}
 	feeds.Go(func() error { return n.drainer.run(feed) })
-	feeds.Go(func() error { return n.publisher.Run(feed) })
+	for _, f := range n.forwarders {
+		feeds.Go(func() error { return f.run(feed) })
+	}
 	feeds.Go(func() error { return n.relay.run(feed) })
 	feeds.Go(func() error { return n.presence.run(feed) })
 	feeds.Go(func() error { return n.answerSurveys(feed) })
-	feeds.Go(func() error { return n.maintain(feed) })
 	feeds.Go(func() error { return n.returnMemory(feed) })
 	feeds.Go(func() error { return n.webhooks.run(feed) })
 	feeds.Go(func() error { return n.queue.Run(feed) })
@@ -241,8 +287,8 @@ func (n *Node) Run(ctx context.Context) error {
 	return errors.Join(err, shards.Wait())
 }
 
-// maintain keeps the log's partitions in order, but only while messages come: an idle replica runs no query.
-func (n *Node) maintain(ctx context.Context) error {
+// maintain keeps a log's partitions in order, but only while messages come: an idle replica runs no query.
+func (n *Node) maintain(ctx context.Context, s *strand) error {
 	ticker := time.NewTicker(maintainEvery)
 	defer ticker.Stop()
 	var seen uint64
@@ -252,15 +298,15 @@ func (n *Node) maintain(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		}
-		at := n.hub.position().Offset
+		at := s.in.position().Offset
 		if at == seen || n.rest.resting() {
 			continue
 		}
 		c, cancel := context.WithTimeout(ctx, maintainEvery/2)
-		err := n.log.Maintain(c, time.Now(), n.cfg.RetentionAge, n.cfg.RetentionBytes)
+		err := s.log.Maintain(c, time.Now(), n.cfg.RetentionAge, n.cfg.RetentionBytes)
 		cancel()
 		if err != nil {
-			n.logger.Warn("the log's maintenance failed, trying again in a minute", "error", err)
+			s.logger.Warn("the log's maintenance failed, trying again in a minute", "error", err)
 			continue
 		}
 		seen = at
@@ -270,8 +316,12 @@ func (n *Node) maintain(ctx context.Context) error {
 // letGo gives up what is connected to the database besides the listener.
 func (n *Node) letGo() {
 	n.drainer.letGo()
-	n.cfg.Pool.Reset()
-	n.cfg.PublishPool.Reset()
+	for _, s := range n.strands[1:] {
+		s.pause()
+	}
+	for _, s := range n.strands {
+		s.letGo()
+	}
 }
 
 // Use keeps this replica from resting until done is called. If it rests, it wakes, and Use returns when it knows what it
@@ -309,7 +359,21 @@ func (n *Node) Ready(ctx context.Context) error {
 		return nil
 	}
 	n.rest.wait(ctx)
-	return n.health.check(ctx)
+	return n.strands[0].health.check(ctx)
+}
+
+// LogsAway says what is wrong with those of several logs, but for the first, that cannot be reached, by their places.
+func (n *Node) LogsAway(ctx context.Context) map[int]string {
+	if n.rest.resting() {
+		return nil
+	}
+	away := map[int]string{}
+	for _, s := range n.strands[1:] {
+		if err := s.health.check(ctx); err != nil {
+			away[s.place] = err.Error()
+		}
+	}
+	return away
 }
 
 // Check says what is wrong with a message, as an *Error, or nil. It removes white space from its data.
@@ -330,18 +394,19 @@ func (n *Node) Check(m *Message) error {
 	return nil
 }
 
-// Publish appends messages in one transaction, in order, and returns them with their offsets. What is wrong
-// with a message is an *Error, and nothing is published. After any other error nobody knows whether it was.
+// Publish appends messages in order and returns them with their offsets. Those whose channels are in one log are
+// appended in one transaction. What is wrong with a message is an *Error that is not temporary, and nothing is published.
+// After any other error nobody knows whether it was.
 func (n *Node) Publish(ctx context.Context, messages ...Message) ([]Message, error) {
 	for i := range messages {
 		if err := n.Check(&messages[i]); err != nil {
 			return nil, err
 		}
 	}
-	if trace.SpanFromContext(ctx).IsRecording() && len(messages) > 0 {
-		return n.publishTraced(ctx, messages)
+	if len(n.strands) == 1 || len(messages) == 0 {
+		return n.strands[0].publish(ctx, messages)
 	}
-	return n.publisher.Publish(ctx, messages...)
+	return n.publishSpread(ctx, messages)
 }
 
 // History reads a channel's past. An ephemeral channel has none.
@@ -353,15 +418,22 @@ func (n *Node) History(ctx context.Context, channel string, f HistoryFilter) (Hi
 		return History{}, ErrNotAvailable.With("the channel is ephemeral")
 	}
 	f.kept = n.cfg.Namespaces.of(channel).kept()
-	return n.log.History(ctx, channel, f)
+	s := n.strandOf(channel)
+	h, err := s.log.History(ctx, channel, f)
+	return h, s.blame(err)
 }
 
-// Epoch is the log's; "" until it was reached for the first time.
-func (n *Node) Epoch() string { return n.hub.position().Epoch }
+// Epoch is that of a channel's log; "" until it was reached for the first time.
+func (n *Node) Epoch(channel string) string { return n.strandOf(channel).in.position().Epoch }
 
 // enter counts a connection in, unless this replica is shutting down.
 func (n *Node) enter() bool {
-	n.listener.doubt()
+	for _, s := range n.strands {
+		s.listener.doubt()
+	}
+	if n.foreign.Load() {
+		return false
+	}
 	n.accepting.RLock()
 	defer n.accepting.RUnlock()
 	select {

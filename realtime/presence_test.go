@@ -56,7 +56,7 @@ func newTown(t testing.TB, replicas int) *town {
 		tn.nodes, tn.stop = append(tn.nodes, n), append(tn.stop, stop)
 	}
 	for _, n := range tn.nodes {
-		eventually(t, 10*time.Second, "a replica listens", func() bool { return n.Epoch() != "" })
+		eventually(t, 10*time.Second, "a replica listens", func() bool { return n.Epoch("") != "" })
 	}
 	return tn
 }

@@ -14,7 +14,7 @@ import (
 func TestSheddingRefusesConnections(t *testing.T) {
 	t.Parallel()
 	var short atomic.Bool
-	n := &Node{hub: newHub(), cfg: Config{MaxConnections: 2, Shedding: short.Load}}
+	n := &Node{hub: newHub(1), cfg: Config{MaxConnections: 2, Shedding: short.Load}}
 	if n.full(2) || !n.full(3) {
 		t.Error("the limit does not count")
 	}

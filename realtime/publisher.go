@@ -130,9 +130,9 @@ func (p *Publisher) flush(batch []*publish) {
 	ctx, cancel := context.WithTimeout(context.Background(), flushTimeout)
 	defer cancel()
 	began := time.Now()
-	err := appendTo(ctx, p.log.pool, messages)
+	err := appendTo(ctx, p.log.pool, p.log.generation.Load(), messages)
 	if err != nil && pgconn.SafeToRetry(err) && ctx.Err() == nil {
-		err = appendTo(ctx, p.log.pool, messages) // a pooled connection had died; nothing was sent
+		err = appendTo(ctx, p.log.pool, p.log.generation.Load(), messages) // a pooled connection had died; nothing was sent
 	}
 	p.stats.flushed(messages, began, err)
 	i := 0

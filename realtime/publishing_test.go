@@ -144,7 +144,7 @@ func TestKeyAcrossReplicas(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	log := replicas[0].log
+	log := replicas[0].strands[0].log
 	for _, o := range offsets {
 		if o == 0 || o != offsets[0] {
 			t.Fatalf("different answers: %v", offsets)
@@ -178,12 +178,12 @@ func TestKeysInOneFlush(t *testing.T) {
 	t.Parallel()
 	l, _ := newTestLog(t)
 	first := []Message{keyed("a", "1", "x"), keyed("a", "2", "y")}
-	if err := appendTo(t.Context(), l.pool, first); err != nil {
+	if err := appendTo(t.Context(), l.pool, 0, first); err != nil {
 		t.Fatal(err)
 	}
 	passing := Message{Channel: "e", Data: []byte("0"), ephemeral: true}
 	m := []Message{passing, message("a", 3), keyed("a", "4", "y"), keyed("a", "5", "z"), keyed("a", "6", "x"), passing, keyed("b", "7", "x"), keyed("a", "8", "z"), message("a", 9)}
-	if err := appendTo(t.Context(), l.pool, m); err != nil {
+	if err := appendTo(t.Context(), l.pool, 0, m); err != nil {
 		t.Fatal(err)
 	}
 	base := first[1].Offset
@@ -202,7 +202,7 @@ func TestKeysInOneFlush(t *testing.T) {
 	}
 	// All of them known: nothing is appended.
 	again := []Message{keyed("a", "1", "x"), keyed("a", "2", "y")}
-	if err := appendTo(t.Context(), l.pool, again); err != nil || again[0].Offset != first[0].Offset || again[1].Offset != base {
+	if err := appendTo(t.Context(), l.pool, 0, again); err != nil || again[0].Offset != first[0].Offset || again[1].Offset != base {
 		t.Errorf("%v, %v", again, err)
 	}
 }
@@ -212,7 +212,7 @@ func TestKeysAreForgotten(t *testing.T) {
 	t.Parallel()
 	l, pool := newTestLog(t)
 	now := time.Now()
-	if err := appendTo(t.Context(), pool, []Message{keyed("a", "1", "k")}); err != nil {
+	if err := appendTo(t.Context(), pool, 0, []Message{keyed("a", "1", "k")}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := pool.Exec(t.Context(), "INSERT INTO forgewire.published_keys SELECT 'b', n, n, now() FROM generate_series(1, $1) n", 2*forgetKeysStep+1); err != nil {
@@ -230,7 +230,7 @@ func TestKeysAreForgotten(t *testing.T) {
 		}
 	}
 	again := []Message{keyed("a", "1", "k")}
-	if err := appendTo(t.Context(), pool, again); err != nil || one[int](t, pool, "SELECT count(*) FROM forgewire.messages") != 2 {
+	if err := appendTo(t.Context(), pool, 0, again); err != nil || one[int](t, pool, "SELECT count(*) FROM forgewire.messages") != 2 {
 		t.Errorf("a forgotten key: %v", err)
 	}
 }

@@ -113,7 +113,7 @@ func expired(m *Message, k kept) bool {
 	return at != nil && m.published.Before(*at)
 }
 
-// past is where a Node reads a channel's past: its Log, but in the simulation.
+// past is where a Node reads a channel's past: the channel's Log, but in the simulation.
 type past interface {
 	recover(ctx context.Context, channel string, since Position, upto uint64, k kept) ([]*Message, error)
 	latest(ctx context.Context, channel string, upto uint64, k kept) (*Message, error)
@@ -121,19 +121,21 @@ type past interface {
 
 // recover returns what a subscriber missed: from the tail where that has it, else from the log.
 func (n *Node) recover(ctx context.Context, channel string, since Position, upto uint64, k kept) ([]*Message, error) {
-	if missed, ok, err := n.hub.tail.recover(channel, since, upto, k); ok {
+	s := n.strandOf(channel)
+	if missed, ok, err := s.in.tail.recover(channel, since, upto, k); ok {
 		return missed, err
 	}
-	return n.past.recover(ctx, channel, since, upto, k)
+	return s.past.recover(ctx, channel, since, upto, k)
 }
 
 // latest returns what a cache channel's subscriber begins with.
 func (n *Node) latest(ctx context.Context, channel string, upto uint64, k kept) (*Message, error) {
-	if m := n.hub.tail.latest(channel, upto); m != nil {
+	s := n.strandOf(channel)
+	if m := s.in.tail.latest(channel, upto); m != nil {
 		if expired(m, k) {
 			return nil, nil
 		}
 		return m, nil
 	}
-	return n.past.latest(ctx, channel, upto, k)
+	return s.past.latest(ctx, channel, upto, k)
 }

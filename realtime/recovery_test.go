@@ -175,7 +175,7 @@ func TestSubscribeFlags(t *testing.T) {
 		{&protocol.SubscribeRequest{Channel: "room:1"}, "positioned recoverable"},
 		{lost, "positioned recoverable recovering"},
 		{rejecting, ErrUnrecoverable.Message},
-		{&protocol.SubscribeRequest{Channel: "room:1", Recover: true, Offset: sent.Offset, Epoch: n.Epoch(), Flag: flagRejectUnrecovered}, "positioned recoverable recovering recovered"},
+		{&protocol.SubscribeRequest{Channel: "room:1", Recover: true, Offset: sent.Offset, Epoch: n.Epoch(""), Flag: flagRejectUnrecovered}, "positioned recoverable recovering recovered"},
 		{&protocol.SubscribeRequest{Channel: "plain:1"}, ""},
 		{&protocol.SubscribeRequest{Channel: "plain:1", Positioned: true, Recoverable: true}, "positioned"},
 		{&protocol.SubscribeRequest{Channel: "eph:1", Positioned: true, Recoverable: true}, ""},
@@ -218,7 +218,7 @@ func TestStormIsAnsweredFromTheTail(t *testing.T) {
 	before := b.cfg.Pool.Stat().AcquireCount()
 	for range 300 {
 		c := newClient(b, discard{}, wsProtobuf)
-		r, _, err := c.subscribeTo(t.Context(), &protocol.SubscribeRequest{Channel: "room:1", Recover: true, Offset: first, Epoch: b.Epoch()})
+		r, _, err := c.subscribeTo(t.Context(), &protocol.SubscribeRequest{Channel: "room:1", Recover: true, Offset: first, Epoch: b.Epoch("")})
 		if err != nil || !r.Recovered || len(r.Publications) != 100 {
 			t.Fatalf("%d publications, %v", len(r.GetPublications()), err)
 		}
@@ -231,7 +231,7 @@ func TestStormIsAnsweredFromTheTail(t *testing.T) {
 	late := startReplica(t, url, "")
 	before = late.cfg.Pool.Stat().AcquireCount()
 	c := newClient(late, discard{}, wsJSON)
-	r, _, err := c.subscribeTo(t.Context(), &protocol.SubscribeRequest{Channel: "room:1", Recover: true, Offset: first, Epoch: b.Epoch()})
+	r, _, err := c.subscribeTo(t.Context(), &protocol.SubscribeRequest{Channel: "room:1", Recover: true, Offset: first, Epoch: b.Epoch("")})
 	if err != nil || !r.Recovered || len(r.Publications) != 100 || late.cfg.Pool.Stat().AcquireCount() == before {
 		t.Errorf("from the log: %d publications, %v", len(r.GetPublications()), err)
 	}
@@ -247,19 +247,20 @@ func BenchmarkResume(b *testing.B) {
 	}{{"tail", maxTailMessages}, {"log", 1}} {
 		b.Run(c.name, func(b *testing.B) {
 			l, pool := newTestLog(b)
-			n := &Node{hub: newHub(), log: l, past: l, logger: slog.New(slog.DiscardHandler), cfg: Config{Namespaces: NewNamespaces()}}
-			n.hub.tail.limit = c.limit
+			n := &Node{hub: newHub(1), strands: []*strand{{log: l, past: l}}, logger: slog.New(slog.DiscardHandler), cfg: Config{Namespaces: NewNamespaces()}}
+			n.strands[0].in = n.hub.in[0]
+			n.hub.in[0].tail.limit = c.limit
 			s := must(readState(b.Context(), pool, 0))
 			since := Position{Offset: s.last, Epoch: s.epoch}
-			n.hub.tail.reset(since)
+			n.hub.in[0].tail.reset(since)
 			m := make([]Message, missed)
 			for i := range m {
 				m[i] = Message{Channel: "room:1", Data: []byte(`{"text":"a message of some length, as a chat has them, and no more than that"}`)}
 			}
-			if err := appendTo(b.Context(), pool, m); err != nil {
+			if err := appendTo(b.Context(), pool, 0, m); err != nil {
 				b.Fatal(err)
 			}
-			n.hub.tail.add(m)
+			n.hub.in[0].tail.add(m)
 			for _, sh := range n.hub.shards {
 				sh.handle(event{reset: true, at: m[missed-1].Offset, epoch: s.epoch})
 			}

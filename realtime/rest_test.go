@@ -45,7 +45,7 @@ func TestRest(t *testing.T) {
 
 	before := openStream(t, "GET", r.url("/events/a"), "")
 	before.event()
-	eventually(t, within, "it has a position", func() bool { return r.node.Epoch() != "" })
+	eventually(t, within, "it has a position", func() bool { return r.node.Epoch("") != "" })
 	at := r.node.hub.position()
 	before.cancel()
 	rests()

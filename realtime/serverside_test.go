@@ -125,7 +125,7 @@ func TestServerSubscriptionLost(t *testing.T) {
 	t.Parallel()
 	n, url := startNode(t, dbtest.New(t), "", nil)
 	w := joined(t, url, hs(joe("channels", []string{"news"})))
-	n.hub.lost(1)
+	n.hub.in[0].lost(1)
 	w.wantClosed(3010)
 }
 

@@ -26,6 +26,7 @@ const (
 
 // event is what the follower tells the shards.
 type event struct {
+	log    int // the place of the log that it is about
 	bursts []*burst
 	at     uint64 // the log's position after the event
 	epoch  string // with reset
@@ -37,6 +38,7 @@ type event struct {
 
 // A channel is what a shard knows of a channel: it has at least one subscription.
 type channel struct {
+	log  int    // the place of the log that has it
 	last uint64 // the newest message handed to the subscriptions
 	subs map[*subscription]struct{}
 }
@@ -74,9 +76,8 @@ type shard struct {
 	clients  map[*client]struct{} // guarded by mu, like all below
 	users    map[string]map[*client]struct{}
 	channels map[string]*channel
-	at       uint64 // everything up to here was handed on
-	epoch    string // "" until the log was reached for the first time
-	tick     int    // seconds since the start
+	heads    []Position // of each log: everything up to here was handed on; without an epoch until it was reached for the first time
+	tick     int        // seconds since the start
 	expiring expiries
 	sent     uint64 // messages given to clients
 
@@ -87,12 +88,13 @@ type shard struct {
 	watch func(channel string, here bool)
 }
 
-func newShard() *shard {
+func newShard(logs int) *shard {
 	return &shard{
 		events:   make(chan event, maxEvents),
 		clients:  map[*client]struct{}{},
 		users:    map[string]map[*client]struct{}{},
 		channels: map[string]*channel{},
+		heads:    make([]Position, logs),
 		tick:     pingInterval,
 	}
 }
@@ -121,16 +123,16 @@ func (s *shard) handle(e event) {
 		switch {
 		case e.reset:
 			s.flush()
-			s.invalidate(0)
-			s.epoch = e.epoch
+			s.invalidate(e.log, 0)
+			s.heads[e.log].Epoch = e.epoch
 		case e.lost:
 			s.flush()
-			s.invalidate(e.at)
+			s.invalidate(e.log, e.at)
 		default:
 			size += s.gather(e.bursts)
 		}
 		if e.reset || e.lost || e.at != 0 {
-			s.at = e.at
+			s.heads[e.log].Offset = e.at
 		}
 		if e.handled != nil {
 			e.handled.Done()
@@ -151,7 +153,7 @@ func (s *shard) gather(bursts []*burst) (size int) {
 	for _, b := range bursts {
 		size += b.size
 		ch := s.channels[b.channel]
-		if ch == nil {
+		if ch == nil || b.last != 0 && ch.log != b.log { // what another log may hold of it is from before it moved
 			continue
 		}
 		ch.last = max(ch.last, b.last)
@@ -233,10 +235,13 @@ func (s *shard) flush() {
 	s.touched = s.touched[:0]
 }
 
-// invalidate makes every client whose position is beyond survived subscribe again: it may hold what is
+// invalidate makes every client whose position in a log is beyond survived subscribe again: it may hold what is
 // lost, and is then told recovered: false.
-func (s *shard) invalidate(survived uint64) {
+func (s *shard) invalidate(log int, survived uint64) {
 	for _, ch := range s.channels {
+		if ch.log != log {
+			continue
+		}
 		for sub := range ch.subs {
 			if max(sub.from, ch.last) <= survived {
 				continue
@@ -251,7 +256,7 @@ func (s *shard) invalidate(survived uint64) {
 func (s *shard) subscribe(sub *subscription) {
 	ch := s.channels[sub.channel]
 	if ch == nil {
-		ch = &channel{subs: map[*subscription]struct{}{}}
+		ch = &channel{log: PlaceOf(sub.channel, len(s.heads)), subs: map[*subscription]struct{}{}}
 		s.channels[sub.channel] = ch
 		if s.watch != nil {
 			s.watch(sub.channel, true)

@@ -382,10 +382,11 @@ func simulate(t *testing.T, seed uint64) (recovered, asked int) {
 	defer cancel()
 	replicas := make([]*simReplica, 2)
 	for i := range replicas {
-		n := &Node{hub: newHub(), logger: slog.New(slog.DiscardHandler), past: log, cfg: Config{Namespaces: NewNamespaces()},
+		n := &Node{hub: newHub(1), logger: slog.New(slog.DiscardHandler), strands: []*strand{{past: log}}, cfg: Config{Namespaces: NewNamespaces()},
 			verifier: testVerifier(TokenConfig{Secret: testSecret})}
-		n.hub.tail.limit = []int{1, 4, 30, maxTailMessages}[rng.IntN(4)]
-		replicas[i] = &simReplica{node: n, follower: &follower{log: log, out: n.hub}, connected: true}
+		n.strands[0].in = n.hub.in[0]
+		n.hub.in[0].tail.limit = []int{1, 4, 30, maxTailMessages}[rng.IntN(4)]
+		replicas[i] = &simReplica{node: n, follower: &follower{log: log, out: n.hub.in[0]}, connected: true}
 		go n.hub.run(ctx) //nolint:errcheck // ends with the bubble
 		if err := replicas[i].follower.resume(ctx); err != nil {
 			t.Fatal(err)

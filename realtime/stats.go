@@ -57,6 +57,7 @@ type Stats struct {
 	Flushes     FlushStats      `json:"flushes"`
 	Hooks       HookStats       `json:"hooks"`
 	Webhooks    WebhookStats    `json:"webhooks"`
+	Logs        []LogStats      `json:"logs,omitempty"` // of each, where channels are spread over several
 }
 
 // ConnectionStats are of clients.
@@ -126,16 +127,15 @@ func (n *Node) Stats() Stats {
 		Connections: ConnectionStats{Total: total, Users: sum.users, Limit: n.cfg.MaxConnections,
 			UtilisationPercent: 100 * float64(total) / float64(n.cfg.MaxConnections),
 			Subscriptions:      sum.subscriptions, Channels: sum.channels, Accepted: n.stats.accepted.Load(), Disconnects: n.stats.disconnects.all()},
-		Messages: MessageStats{Commands: n.stats.commands.Load(), Published: n.publisher.stats.published.Load(),
-			Received: n.hub.arrivals.messages.Load(), Sent: sum.sent},
-		Queues: QueueStats{PublisherWaiting: len(n.publisher.waiting), PublisherLimit: maxWaiting, ShardEvents: sum.events, ShardLimit: maxEvents,
+		Messages: MessageStats{Commands: n.stats.commands.Load(), Sent: sum.sent},
+		Queues: QueueStats{PublisherLimit: maxWaiting * len(n.strands), ShardEvents: sum.events, ShardLimit: maxEvents,
 			PresenceDirty: n.presence.backlog()},
-		Listener: ListenerStats{Connected: n.health.isConnected(), LastNotificationAge: n.hub.arrivals.age(), Lag: n.hub.arrivals.lag.snapshot()},
-		Flushes:  n.publisher.stats.snapshot(),
+		Listener: ListenerStats{Connected: true, LastNotificationAge: -1},
 		Hooks:    HookStats{Failed: n.stats.hooks.failed.Load(), Refused: n.stats.hooks.refused.Load()},
 		Webhooks: WebhookStats{Delivered: n.stats.webhooks.delivered.Load(), Failed: n.stats.webhooks.failed.Load(),
 			Discarded: n.stats.webhooks.discarded.Load(), Dropped: n.stats.webhooks.dropped.Load()},
 	}
+	s.addStrands(n.strands, n.forwarders)
 	s.Connections.Slow = s.Connections.Disconnects[disconnectSlow.Code]
 	return s
 }
@@ -165,10 +165,13 @@ func (h *hub) sum() (s sums) {
 	return s
 }
 
-func (h *health) isConnected() bool {
+func (h *health) isConnected() bool { return h.why() == nil }
+
+// why says why the listener is not connected, or nil.
+func (h *health) why() error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.down == nil
+	return h.down
 }
 
 func (p *presence) backlog() int {

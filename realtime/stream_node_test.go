@@ -66,7 +66,7 @@ func runReplica(t testing.TB, cfg Config, serve func(*Node) *httptest.Server, pr
 		cfg.Pool.Close()
 	})
 	t.Cleanup(r.stop)
-	eventually(t, 20*time.Second, "the replica is ready", func() bool { return n.Ready(context.Background()) == nil && n.Epoch() != "" })
+	eventually(t, 20*time.Second, "the replica is ready", func() bool { return n.Ready(context.Background()) == nil && n.Epoch("") != "" })
 	return r
 }
 

@@ -238,7 +238,7 @@ func TestStreamLiveness(t *testing.T) {
 func TestSessionFlood(t *testing.T) {
 	t.Parallel()
 	out := newStream(&blockedWriter{}, streamJSON)
-	c := newClient(&Node{hub: newHub()}, out, streamJSON)
+	c := newClient(&Node{hub: newHub(1)}, out, streamJSON)
 	var all sessions
 	secret := all.open(t.Context(), c)
 	one := all.by[secret]

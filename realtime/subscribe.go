@@ -153,28 +153,33 @@ func (c *client) catchUp(ctx context.Context, sub *subscription, since, at Posit
 // it is not known whether the client's own position is good, the later of the two counts: should the log go
 // back before that, the subscription is lost.
 func (c *client) register(channel string, g grant, v *view, since Position, recovers bool) (*subscription, Position, error) {
+	place, err := c.node.reach(channel)
+	if err != nil {
+		return nil, Position{}, err
+	}
 	s := c.shard
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	head := s.heads[place]
 	switch {
-	case s.epoch == "":
+	case head.Epoch == "":
 		return nil, Position{}, ErrInternal.With("the log has not been reached yet")
 	case c.subs[channel] != nil:
 		return nil, Position{}, ErrAlreadySubscribed
 	case len(c.subs) >= maxChannelsPerClient:
 		return nil, Position{}, ErrLimitExceeded.With("too many channels on one connection")
 	}
-	sub := &subscription{client: c, channel: channel, view: v, from: s.at, info: g.options.Info, server: g.server, expires: g.expires, token: g.token, judged: g.judged,
+	sub := &subscription{client: c, channel: channel, view: v, from: head.Offset, info: g.options.Info, server: g.server, expires: g.expires, token: g.token, judged: g.judged,
 		hidden: g.override.hides() || c.operator}
 	if len(sub.info) > 0 {
 		c.showsInfo.Store(true)
 	}
-	if recovers && since.Epoch == s.epoch {
-		sub.from = max(s.at, since.Offset)
+	if recovers && since.Epoch == head.Epoch {
+		sub.from = max(head.Offset, since.Offset)
 	}
 	s.subscribe(sub)
 	s.expiring.set(sub, sub.due())
-	return sub, Position{Offset: s.at, Epoch: s.epoch}, nil
+	return sub, head, nil
 }
 
 func (c *client) leave(subs ...*subscription) {

@@ -16,18 +16,18 @@ const maxReturns = 64
 // publishTraced publishes as a part of a trace, which has two spans of it: "publish" until it is committed and
 // "deliver" until this replica's listener brought it back and handed it to the hub. Both begin together: a
 // notification may well arrive before the commit's own reply.
-func (n *Node) publishTraced(ctx context.Context, messages []Message) ([]Message, error) {
+func (s *strand) publishTraced(ctx context.Context, messages []Message) ([]Message, error) {
 	tracer := trace.SpanFromContext(ctx).TracerProvider().Tracer("forgewire/realtime")
 	ctx, publish := tracer.Start(ctx, "publish", trace.WithSpanKind(trace.SpanKindProducer), trace.WithAttributes(attribute.Int("messages", len(messages))))
 	defer publish.End()
 	began := time.Now()
-	sent, err := n.publisher.Publish(ctx, messages...)
+	sent, err := s.publisher.Publish(ctx, messages...)
 	if err != nil || sent[len(sent)-1].Offset == 0 { // an ephemeral one has no number to know it by
 		return sent, err
 	}
 	offset := sent[len(sent)-1].Offset
 	_, deliver := tracer.Start(ctx, "deliver", trace.WithTimestamp(began), trace.WithAttributes(attribute.Int64("offset", int64(offset))))
-	n.hub.arrivals.returns.wait(&n.hub.arrivals, offset, deliver)
+	s.in.arrivals.returns.wait(&s.in.arrivals, offset, deliver)
 	return sent, nil
 }
 
@@ -38,6 +38,9 @@ type returns struct {
 	mu   sync.Mutex
 	open []returning
 }
+
+// traced says whether a span is being recorded.
+func traced(ctx context.Context) bool { return trace.SpanFromContext(ctx).IsRecording() }
 
 type returning struct {
 	offset uint64

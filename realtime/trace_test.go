@@ -49,7 +49,7 @@ func TestTracedPublish(t *testing.T) {
 			t.Errorf("a delivery belongs to %q", byID[s.Parent.SpanID().String()].Name)
 		}
 	}
-	if n := r.node.hub.arrivals.returns.count.Load(); n != 0 {
+	if n := r.node.hub.in[0].arrivals.returns.count.Load(); n != 0 {
 		t.Errorf("%d are waited for", n)
 	}
 }

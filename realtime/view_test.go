@@ -393,7 +393,7 @@ func (discard) Close() error                { return nil }
 func BenchmarkShard(b *testing.B) {
 	for _, kind := range []string{"plain", "delta", "filter"} {
 		b.Run(kind, func(b *testing.B) {
-			h := newHub()
+			h := newHub(1)
 			s := h.shards[0]
 			f := must(newFilter(&protocol.FilterNode{Key: "k", Cmp: "nex"}))
 			for range 10_000 {

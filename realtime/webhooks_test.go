@@ -417,7 +417,7 @@ func TestWebhooksSleep(t *testing.T) {
 // While the database is away connections' events are kept up to a bound, and counted beyond it; what could
 // not be written is said again, all of it.
 func TestWebhookEventsAreBounded(t *testing.T) {
-	n := &Node{logger: quietLogger(), hub: newHub()}
+	n := &Node{logger: quietLogger(), hub: newHub(1)}
 	w := &webhooks{logger: n.logger, stats: &n.stats, woken: make(chan struct{}, 1), channels: map[string]*occupant{}, arriving: map[string]webhookEvent{}}
 	for range maxConnectionEvents + 7 {
 		w.disconnected(&client{id: "c"})

@@ -76,7 +76,7 @@ func newApp(cfg appConfig) (*app, error) {
 		b.close()
 		return nil, err
 	}
-	rc.Pool, rc.PublishPool, rc.Logger, rc.Shedding = b.requests, b.publish, logger, b.memory.Shedding
+	rc.Pool, rc.PublishPool, rc.Logs, rc.Logger, rc.Shedding = b.requests, b.publish, b.logs, logger, b.memory.Shedding
 	node, err := realtime.New(rc)
 	if err != nil {
 		b.close()

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"time"
 
@@ -18,6 +19,9 @@ import (
 // publishConns is for the publisher, presence and the like, each of which uses one connection at a time.
 const publishConns = 4
 
+// logConns are for reading the past from a further log.
+const logConns = 16
+
 // flightConns are for elections, heartbeats and takeovers, one at a time each.
 const flightConns = 3
 
@@ -28,6 +32,7 @@ const traceGrace = time.Second
 type base struct {
 	requests *pgxpool.Pool // of everything that a client asks
 	publish  *pgxpool.Pool // a small one of the publisher's own, so that it waits behind no query
+	logs     []realtime.LogConfig
 	flights  *pgxpool.Pool // another one, for who leads which answer: a heartbeat that waits is taken for a death
 	memory   *memory.Governor
 	monitor  *monitor.Monitor
@@ -66,6 +71,10 @@ func newBase(cfg appConfig, logger *slog.Logger) (*base, error) {
 		b.publish.Close()
 		return nil, err
 	}
+	if err = b.openLogs(cfg, c); err != nil {
+		b.close()
+		return nil, err
+	}
 	b.cleanup = db.NewCleanup(b.requests, logger)
 	b.cleanup.Add("hidden history", realtime.CleanUp)
 	b.cleanup.Add("members of dead replicas", realtime.CleanPresence)
@@ -82,11 +91,38 @@ func (b *base) start(ctx context.Context, g *errgroup.Group) {
 
 // pools are named for the figures.
 func (b *base) pools() map[string]*pgxpool.Pool {
-	return map[string]*pgxpool.Pool{"requests": b.requests, "publish": b.publish, "flights": b.flights}
+	all := map[string]*pgxpool.Pool{"requests": b.requests, "publish": b.publish, "flights": b.flights}
+	for i, l := range b.logs {
+		all[fmt.Sprintf("log %d", i+1)], all[fmt.Sprintf("log %d publish", i+1)] = l.Pool, l.PublishPool
+	}
+	return all
 }
 
 func (b *base) close() {
 	b.requests.Close()
 	b.publish.Close()
 	b.flights.Close()
+	for _, l := range b.logs {
+		l.Pool.Close()
+		l.PublishPool.Close()
+	}
+}
+
+// openLogs makes the pools of further logs.
+func (b *base) openLogs(cfg appConfig, c db.PoolConfig) error {
+	for _, url := range cfg.Logs() {
+		c.URL, c.MinConns, c.MaxConns = url, 0, logConns
+		reads, err := db.NewPool(context.Background(), c)
+		if err != nil {
+			return err
+		}
+		c.MaxConns = publishConns
+		publish, err := db.NewPool(context.Background(), c)
+		if err != nil {
+			reads.Close()
+			return err
+		}
+		b.logs = append(b.logs, realtime.LogConfig{Pool: reads, PublishPool: publish, ListenURL: url})
+	}
+	return nil
 }

@@ -29,6 +29,7 @@ type benchCommand struct {
 	LLM         benchLLM         `cmd:"" name:"llm" help:"The LLM endpoint before a fake model, beside the model itself and a naive cache."`
 	HTTP        benchHTTP        `cmd:"" name:"http" help:"The resources of /v1 at rising rates, beside a bare net/http and pgx handler."`
 	Mixed       benchMixed       `cmd:"" help:"Everything at once: publishers, also in SQL, subscribers, LLM clients, readers and writers."`
+	Logs        benchLogs        `cmd:"" help:"What a message costs with several logs and many listening replicas."`
 	Floor       benchFloor       `cmd:"" hidden:"" help:"That handler."`
 }
 

@@ -27,20 +27,22 @@ func (migrateCommand) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err = db.Migrate(ctx, cfg.ListenDatabaseURL.Reveal()); err != nil {
+	if err = migrate(ctx, cfg); err != nil {
 		return err
 	}
 	fmt.Println("the schema is up to date")
 	return nil
 }
 
-// openLog connects to the log of DATABASE_URL.
-func openLog(ctx context.Context) (*realtime.Log, *pgxpool.Pool, error) {
+// openLog connects to the log that has a channel.
+func openLog(ctx context.Context, channel string) (*realtime.Log, *pgxpool.Pool, error) {
 	cfg, err := config.LoadOnly(os.Environ(), "DATABASE_URL")
 	if err != nil {
 		return nil, nil, err
 	}
-	pool, err := db.NewPool(ctx, db.PoolConfig{URL: cfg.DatabaseURL.Reveal(), MaxConns: 1})
+	urls := append([]string{cfg.DatabaseURL.Reveal()}, cfg.Logs()...)
+	place := realtime.PlaceOf(channel, len(urls))
+	pool, err := db.NewPool(ctx, db.PoolConfig{URL: urls[place], MaxConns: 1})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -48,7 +50,12 @@ func openLog(ctx context.Context) (*realtime.Log, *pgxpool.Pool, error) {
 		pool.Close()
 		return nil, nil, err
 	}
-	return realtime.NewLog(pool), pool, nil
+	log := realtime.NewLog(pool)
+	if err = log.Verify(ctx, place, len(urls)); err != nil {
+		pool.Close()
+		return nil, nil, err
+	}
+	return log, pool, nil
 }
 
 type publishCommand struct {
@@ -57,7 +64,7 @@ type publishCommand struct {
 }
 
 func (publishCommand) Help() string {
-	return "Appends to the log of DATABASE_URL and prints the message's offset; needs no running replica."
+	return "Appends to the channel's log, which it finds as replicas do (DATABASE_URL, FORGEWIRE_LOG_DATABASE_URLS), and prints the message's offset; needs no running replica."
 }
 
 func (c *publishCommand) Run(ctx context.Context) error {
@@ -68,7 +75,7 @@ func (c *publishCommand) Run(ctx context.Context) error {
 			return fmt.Errorf("read standard input: %w", err)
 		}
 	}
-	log, pool, err := openLog(ctx)
+	log, pool, err := openLog(ctx, c.Channel)
 	if err != nil {
 		return err
 	}
@@ -87,14 +94,14 @@ type tailCommand struct {
 }
 
 func (tailCommand) Help() string {
-	return "Follows the log of DATABASE_URL and prints each message as one line of JSON; needs no running replica."
+	return "Follows the channel's log, which it finds as replicas do (DATABASE_URL, FORGEWIRE_LOG_DATABASE_URLS), and prints each message as one line of JSON; needs no running replica."
 }
 
 // tailEvery is how often tail looks: it asks the log and takes no listener's place.
 const tailEvery = 200 * time.Millisecond
 
 func (c *tailCommand) Run(ctx context.Context) error {
-	log, pool, err := openLog(ctx)
+	log, pool, err := openLog(ctx, c.Channel)
 	if err != nil {
 		return err
 	}

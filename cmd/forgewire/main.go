@@ -31,6 +31,7 @@ type cli struct {
 	Serve   serveCommand   `cmd:"" help:"Run one replica, configured by the environment."`
 	Dev     devCommand     `cmd:"" help:"Run a complete cluster on this machine: a private Postgres, two replicas, a load balancer and a page."`
 	Migrate migrateCommand `cmd:"" help:"Bring the database's schema up to date."`
+	Logs    logsCommand    `cmd:"" help:"The set of logs over which channels are spread."`
 	Publish publishCommand `cmd:"" help:"Publish a message on a channel."`
 	Tail    tailCommand    `cmd:"" help:"Print a channel's messages as they come."`
 	Token   tokenCommand   `cmd:"" help:"Sign a connection token, for tests."`

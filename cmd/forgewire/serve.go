@@ -12,7 +12,6 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"forgewire/db"
 	"forgewire/infra/config"
 	"forgewire/infra/logging"
 )
@@ -57,7 +56,7 @@ func (c *serveCommand) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return a.Run(ctx, ln, metrics) })
 	if c.Migrate {
-		g.Go(func() error { return migrateUntilDone(ctx, logger, cfg.ListenDatabaseURL.Reveal()) })
+		g.Go(func() error { return migrateUntilDone(ctx, logger, cfg) })
 	}
 	return g.Wait()
 }
@@ -72,9 +71,9 @@ func listen(ctx context.Context, port int, variable string) (net.Listener, error
 }
 
 // migrateUntilDone migrates as soon as the database answers; until then the replica is alive and not ready.
-func migrateUntilDone(ctx context.Context, logger *slog.Logger, url string) error {
+func migrateUntilDone(ctx context.Context, logger *slog.Logger, cfg *config.Config) error {
 	for {
-		err := db.Migrate(ctx, url)
+		err := migrate(ctx, cfg)
 		if err == nil {
 			logger.Info("the schema is up to date")
 			return nil

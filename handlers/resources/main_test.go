@@ -133,7 +133,7 @@ func start(t testing.TB, url, valkey, name string) *replica {
 			t.Logf("%s logged: %s", name, l)
 		}
 	})
-	eventually(t, "a replica listens", func() bool { return node.Epoch() != "" })
+	eventually(t, "a replica listens", func() bool { return node.Epoch("") != "" })
 	return &replica{url: server.URL, pool: pool, node: node, logged: l, stop: end}
 }
 

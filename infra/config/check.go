@@ -54,6 +54,8 @@ func (v Variable) checkSecret(value, given string) string {
 	switch v.Name {
 	case "DATABASE_URL", "LISTEN_DATABASE_URL":
 		return checkPostgres(value)
+	case "FORGEWIRE_LOG_DATABASE_URLS":
+		return checkLogs(value)
 	case "VALKEY_URL":
 		return checkValkey(value)
 	case "FORGEWIRE_HOOKS":
@@ -132,6 +134,15 @@ func checkPostgres(text string) string {
 	}
 	if _, err := pgxpool.ParseConfig(text); err != nil {
 		return "is not accepted by the Postgres driver: look at its parameters (sslmode and certificate files, ports, pool_…)"
+	}
+	return ""
+}
+
+func checkLogs(text string) string {
+	for i, u := range splitLogs(text) {
+		if problem := checkPostgres(u); problem != "" {
+			return fmt.Sprintf("has something wrong in its address %d, which %s", i+1, problem)
+		}
 	}
 	return ""
 }

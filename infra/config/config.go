@@ -33,6 +33,7 @@ type Config struct {
 
 	DatabaseURL       Secret `env:"DATABASE_URL" required:"true" meaning:"Postgres, as a URL or as key=value pairs" example:"postgres://user:password@localhost:5432/app"`
 	ListenDatabaseURL Secret `env:"LISTEN_DATABASE_URL" aliases:"DIRECT_URL DIRECT_DATABASE_URL" fallback:"DATABASE_URL" meaning:"Postgres for the one connection that listens: needed where DATABASE_URL leads to a pooler in transaction mode" example:"postgres://user:password@db.internal:5432/app"`
+	LogDatabaseURLs   Secret `env:"FORGEWIRE_LOG_DATABASE_URLS" meaning:"further Postgres databases over which, and that of DATABASE_URL, channels are spread: comma separated, direct (no pooler in transaction mode), the same list on every replica; see docs/scaling.md. A replica has up to 21 connections to each" example:"postgres://user:password@log1.internal:5432/log,postgres://user:password@log2.internal:5432/log"`
 	ValkeyURL         Secret `env:"VALKEY_URL" meaning:"Valkey or Redis for the cache; without it each replica keeps a small cache of its own" example:"redis://localhost:6379/0"`
 
 	DBPoolMin int `env:"FORGEWIRE_DB_POOL_MIN" envDefault:"20" min:"0" max:"10000" meaning:"connections to Postgres that a replica keeps once it is in use, at most FORGEWIRE_DB_POOL_MAX" example:"20"`
@@ -302,6 +303,23 @@ func resolve(vars []Variable, given map[string]string) (values, source map[strin
 		}
 	}
 	return values, source
+}
+
+// Logs are the URLs of the further logs.
+func (c *Config) Logs() []string { return splitLogs(c.LogDatabaseURLs.Reveal()) }
+
+// splitLogs divides where an address begins: a comma may also stand inside of one, between hosts.
+func splitLogs(text string) (urls []string) {
+	for part := range strings.SplitSeq(text, ",") {
+		if last := len(urls) - 1; last >= 0 && !strings.Contains(part, "://") {
+			urls[last] += "," + part
+			continue
+		}
+		if part = strings.TrimSpace(part); part != "" {
+			urls = append(urls, part)
+		}
+	}
+	return urls
 }
 
 // Traces says whether traces are to be sent.

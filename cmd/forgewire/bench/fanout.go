@@ -180,7 +180,7 @@ func (b *fanoutRun) closed(ctx context.Context, publishers int) (whole, floor *s
 	for round := range b.cfg.Rounds {
 		fmt.Fprintf(b.cfg.Progress, "%s, round %d of %d\n", publishersNamed(publishers), round+1, b.cfg.Rounds)
 		if b.floor != "" {
-			s, err := measureFloor(ctx, b.floor, l, b.cfg.Replicas, onFloor)
+			s, err := measureFloor(ctx, b.floor, l, b.cfg.Replicas, b.cfg.Replicas, onFloor)
 			if err != nil {
 				return nil, nil, err
 			}

@@ -39,11 +39,11 @@ func prepareFloor(ctx context.Context, server string) (string, error) {
 }
 
 // measureFloor does what a deployment does at the least: group commits, one committer a replica, and one
-// connection a replica that hears of them; no HTTP, no WebSocket, no other process.
-func measureFloor(ctx context.Context, database string, l load, replicas int, cpu watched) (*sample, error) {
+// connection for each replica that hears of them; no HTTP, no WebSocket, no other process.
+func measureFloor(ctx context.Context, database string, l load, replicas, hear int, cpu watched) (*sample, error) {
 	ctx, cancel := context.WithTimeout(ctx, l.whole())
 	defer cancel()
-	listeners := make([]*floorListener, replicas)
+	listeners := make([]*floorListener, hear)
 	for i := range listeners {
 		f, err := listen(ctx, database)
 		if err != nil {

@@ -30,7 +30,7 @@ func limited(t *testing.T, valkey string) (get func(address string) int) {
 	g.Go(func() error { return values.Run(ctx) })
 	g.Go(func() error { return rates.Run(ctx) })
 	t.Cleanup(func() { cancel(); _ = g.Wait() })
-	h := middleware.Rate(10, rates)(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	h := middleware.Rate(100, rates)(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
 	return func(address string) int {
 		w, r := httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "/", nil)
 		r.RemoteAddr = address
@@ -56,7 +56,7 @@ func TestRateOverReplicas(t *testing.T) {
 	}
 	defer func() { _ = server.Stop(context.Background()) }()
 	one, other := limited(t, server.URL()), limited(t, server.URL())
-	for range 9 {
+	for range 99 {
 		if code := one("192.0.2.1:1"); code != http.StatusOK {
 			t.Fatal(code)
 		}
@@ -65,19 +65,16 @@ func TestRateOverReplicas(t *testing.T) {
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
 	for deadline := time.Now().Add(20 * time.Second); other("192.0.2.1:1") == http.StatusOK; <-tick.C {
-		if answered++; answered > 10 || time.Now().After(deadline) {
+		if answered++; answered > 60 || time.Now().After(deadline) {
 			t.Fatalf("the other replica answered %d times", answered)
 		}
-	}
-	if answered == 10 { // it had a limit of its own
-		t.Errorf("the other replica answered %d times", answered)
 	}
 	if code := other("192.0.2.2:1"); code != http.StatusOK {
 		t.Errorf("another address: %d", code)
 	}
 	alone := limited(t, "")
-	for i := range 11 {
-		if code := alone("192.0.2.1:1"); (code == http.StatusOK) != (i < 10) {
+	for i := range 101 {
+		if code := alone("192.0.2.1:1"); (code == http.StatusOK) != (i < 100) {
 			t.Errorf("without Valkey, request %d: %d", i+1, code)
 		}
 	}

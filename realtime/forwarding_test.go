@@ -177,7 +177,8 @@ func TestForwardedSessionsAreBounded(t *testing.T) {
 	now = now.Add(time.Second)
 	total := 0
 	for range maxForwardSessions / newForwardSessions {
-		if n := admitted(2*newForwardSessions, func(i int) string { return fmt.Sprint(total + i) }, errSessionRate); n != newForwardSessions {
+		asked := min(2*newForwardSessions, maxForwardSessions-total)
+		if n := admitted(asked, func(i int) string { return fmt.Sprint(total + i) }, errSessionRate); n != newForwardSessions {
 			t.Errorf("%d new sessions a second", n)
 		}
 		total += newForwardSessions

@@ -41,9 +41,9 @@ test: setup ## Install what the tests need, vet, and run all tests
 	@race=-race; \
 	command -v gcc >/dev/null || { race=; echo 'no gcc: running without the race detector' >&2; }; \
 	(cd e2e/deploy && go vet ./... && go test -count=1 ./...) && \
-	go test $$race -parallel 4 -timeout 8m $$(go list ./... | grep -v '/e2e$$') && \
+	go test $$race -parallel 4 -timeout 15m $$(go list ./... | grep -v '/e2e$$') && \
 	go test -timeout 8m -run TestPublishedClient ./realtime && \
-	go test -count=1 -timeout 9m ./e2e # not cached: it builds its binary, with the race detector; the published Go client has races of its own
+	go test -count=1 -timeout 15m ./e2e # not cached: it builds its binary, with the race detector; the published Go client has races of its own
 
 chaos: setup ## Break everything for a while and check every promise (TIME=10m SEED=… ONLY=regexp REPORT=file.md)
 	@FORGEWIRE_CHAOS_TIME=$(or $(TIME),10m) FORGEWIRE_CHAOS_SEED=$(SEED) FORGEWIRE_CHAOS_ONLY='$(ONLY)' FORGEWIRE_CHAOS_REPORT=$(abspath $(REPORT)) \

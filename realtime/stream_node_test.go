@@ -87,8 +87,8 @@ func allWaysIn(n *Node) *httptest.Server {
 	mux.HandleFunc("GET /events/{channel}", func(w http.ResponseWriter, r *http.Request) { n.ServeEvents(w, r, r.PathValue("channel")) })
 	mux.HandleFunc("OPTIONS /", n.ServePreflight)
 	srv := httptest.NewUnstartedServer(mux)
-	srv.Config.ReadTimeout, srv.Config.WriteTimeout = 700*time.Millisecond, 700*time.Millisecond // streams outlive them
-	srv.Config.IdleTimeout = time.Minute                                                         // else ReadTimeout: a POST on a connection that was just closed is not sent again
+	srv.Config.ReadTimeout, srv.Config.WriteTimeout = 2*time.Second, 2*time.Second // streams outlive them
+	srv.Config.IdleTimeout = time.Minute                                           // else ReadTimeout: a POST on a connection that was just closed is not sent again
 	srv.Start()
 	return srv
 }

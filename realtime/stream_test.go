@@ -69,7 +69,7 @@ func TestStreams(t *testing.T) {
 					t.Fatalf("ping: %+v", r)
 				}
 			}
-			pause(t.Context(), 800*time.Millisecond) // past the server's timeouts
+			pause(t.Context(), 2100*time.Millisecond) // past the server's timeouts
 			if status, why := emulate(t, b, c.Node, c.Session, `{"id":10,"connect":{}}`); status != http.StatusNoContent {
 				t.Fatal(status, why)
 			}

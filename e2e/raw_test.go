@@ -85,11 +85,15 @@ func (c *rawClient) close() { _ = c.conn.CloseNow() }
 // send sends one frame as it is.
 func (c *rawClient) send(kind websocket.MessageType, frame []byte) {
 	c.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-	defer cancel()
-	if err := c.conn.Write(ctx, kind, frame); err != nil {
+	if err := c.write(kind, frame); err != nil {
 		c.t.Fatalf("send %.60q: %v", frame, err)
 	}
+}
+
+func (c *rawClient) write(kind websocket.MessageType, frame []byte) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	return c.conn.Write(ctx, kind, frame)
 }
 
 // next returns the next reply, or the code with which the server closed.
@@ -102,7 +106,9 @@ func (c *rawClient) next(within time.Duration) (reply, websocket.StatusCode, err
 				continue
 			}
 			if string(line) == "{}" { // a ping
-				c.send(text, line)
+				if err := c.write(text, line); err != nil {
+					return reply{}, 0, err
+				}
 				continue
 			}
 			var r reply

@@ -21,10 +21,6 @@ const (
 	maxCommands      = 1000 // of a batch, and channels of a broadcast
 )
 
-type resultBody[Result any] struct {
-	Result *Result `json:"result"`
-}
-
 // decode is strict: a field that we do not know may be one that the caller relies on.
 func decode(body []byte, into any) error {
 	d := json.NewDecoder(bytes.NewReader(body))

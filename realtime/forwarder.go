@@ -57,7 +57,7 @@ func (f *forwarder) run(ctx context.Context) error {
 		for wait := forwardRetry; ; wait = min(2*wait, drainErrorWait) {
 			done, err := f.work(ctx)
 			if ctx.Err() != nil {
-				return nil //nolint:nilerr // stopped, which is no failure
+				return nil // stopped, which is no failure
 			}
 			if err == nil && done {
 				break
@@ -160,7 +160,7 @@ func (f *forwarder) takeIn(ctx context.Context, set *logSet, messages []numbered
 	if err != nil {
 		return fmt.Errorf("begin: %w", err)
 	}
-	defer tx.Rollback(context.WithoutCancel(ctx)) //nolint:errcheck // it may be committed
+	defer tx.Rollback(context.WithoutCancel(ctx)) // it may be committed
 	var incarnation, number int64
 	// The row is locked until the commit: of two that forward at once, as one was taken for dead, the second sees what the first did.
 	err = tx.QueryRow(ctx, `INSERT INTO forgewire.received AS r VALUES ($1, 0, 0) ON CONFLICT (source) DO UPDATE SET source = excluded.source

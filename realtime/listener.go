@@ -136,7 +136,7 @@ func (l *listener) pause(ctx context.Context) bool {
 // as far as following.
 func (l *listener) session(ctx context.Context) (connected bool, err error) {
 	select {
-	case <-l.ended: // that was meant for a session before
+	case <-l.ended: //nolint:errcheck // that was meant for a session before
 	default:
 	}
 	l.conn, err = connect(ctx, l.url, "forgewire listen")

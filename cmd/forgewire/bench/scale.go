@@ -54,7 +54,7 @@ func Simulate(p ScalePlan) ScaleResult {
 	if r.Log >= 1 || r.Replica >= 1 {
 		return r
 	}
-	rng := rand.New(rand.NewPCG(p.Seed, 1)) //nolint:gosec // it is to be repeatable
+	rng := rand.New(rand.NewPCG(p.Seed, 1)) // repeatable
 	type arrival struct{ published, heard float64 }
 	var all []arrival
 	for range p.Logs {

@@ -22,6 +22,9 @@ const chaosTime = 60 * time.Second
 // long each lasts and what the load does; what happens at the same time as what is the machine's to choose.
 func TestChaos(t *testing.T) {
 	t.Parallel()
+	if os.Getenv("FORGEWIRE_CHAOS_TIME") == "" && !long() {
+		t.Skip("it takes all of the machine: make chaos, or E2E_LONG=1")
+	}
 	lasts, seed, only := chaosTime, uint64(time.Now().UnixNano())%1_000_000, regexp.MustCompile(os.Getenv("FORGEWIRE_CHAOS_ONLY"))
 	var err error
 	if s := os.Getenv("FORGEWIRE_CHAOS_TIME"); s != "" {

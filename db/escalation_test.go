@@ -80,8 +80,8 @@ func TestFunctionsAreNobodys(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer rows.Close()
-	// These have no SET, which costs as much as the insert that they make: all that they name is qualified.
-	qualified := map[string]bool{"forgewire.publish(text,jsonb,text)": true, "forgewire.broadcast(text[],jsonb,text)": true}
+	// These have no SET, which costs as much as the insert that they make, or come before: all that they name is qualified.
+	qualified := map[string]bool{"forgewire.publish(text,jsonb,text)": true, "forgewire.broadcast(text[],jsonb,text)": true, "forgewire.divert()": true}
 	for rows.Next() {
 		var name, settings string
 		var definer bool

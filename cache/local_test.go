@@ -39,7 +39,7 @@ func TestLocalTier(t *testing.T) {
 func TestExpiry(t *testing.T) {
 	t.Parallel()
 	c := start(t, Config{})
-	c.Set(t.Context(), "a", []byte("v"), SetOptions{TTL: 30 * time.Millisecond, StaleFor: 200 * time.Millisecond})
+	c.Set(t.Context(), "a", []byte("v"), SetOptions{TTL: 30 * time.Millisecond, StaleFor: 3 * time.Second})
 	eventually(t, func() bool { e, ok := c.Get(t.Context(), "a"); return ok && e.Stale }, "it never is stale")
 	eventually(t, func() bool { _, ok := c.Get(t.Context(), "a"); return !ok }, "it never expires")
 	c.Set(t.Context(), "a", []byte("v"), SetOptions{})

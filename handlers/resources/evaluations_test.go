@@ -168,7 +168,6 @@ func TestEvaluations(t *testing.T) {
 
 // A worker that dies in the middle is replaced: no case is lost, and none is twice in the results.
 func TestWorkerDies(t *testing.T) {
-	t.Parallel()
 	s := newStack(t, "")
 	prompt, dataset := ready(t, s, 1500)
 	id := evaluate(t, s, prompt, dataset, "parrot", `{"type":"exact"}`)

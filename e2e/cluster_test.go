@@ -204,22 +204,31 @@ func (r *replica) term() {
 	}
 }
 
-// ready asks the replica, and returns why it is not.
-func (r *replica) ready() string {
+// readyz asks whether the replica is ready.
+func (r *replica) readyz() (status int, body string, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+r.addr+"/readyz", nil)
 	if err != nil {
-		return err.Error()
+		return 0, "", err
 	}
 	res, err := http.DefaultClient.Do(req)
 	if err != nil {
-		return err.Error()
+		return 0, "", err
 	}
 	defer res.Body.Close()
-	body, _ := io.ReadAll(res.Body)
-	if res.StatusCode != http.StatusOK {
-		return fmt.Sprintf("%d %s", res.StatusCode, body)
+	b, err := io.ReadAll(res.Body)
+	return res.StatusCode, string(b), err
+}
+
+// ready returns why the replica is not ready, or "".
+func (r *replica) ready() string {
+	status, body, err := r.readyz()
+	switch {
+	case err != nil:
+		return err.Error()
+	case status != http.StatusOK:
+		return fmt.Sprintf("%d %s", status, body)
 	}
 	return ""
 }

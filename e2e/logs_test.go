@@ -191,23 +191,12 @@ func progressOn(c *cluster, book *ledger, subs []*subscriber, channels ...string
 
 // health is what is wrong with the replica or one of its logs, or "".
 func (r *replica) health() string {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+r.addr+"/readyz", nil)
-	if err != nil {
+	status, body, err := r.readyz()
+	switch {
+	case err != nil:
 		return err.Error()
+	case !strings.Contains(body, `{"status":"ok"}`):
+		return fmt.Sprintf("%d %s", status, body)
 	}
-	res, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return err.Error()
-	}
-	defer res.Body.Close()
-	var b strings.Builder
-	if err = res.Write(&b); err != nil {
-		return err.Error()
-	}
-	if strings.Contains(b.String(), `{"status":"ok"}`) {
-		return ""
-	}
-	return b.String()
+	return ""
 }

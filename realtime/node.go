@@ -342,8 +342,7 @@ func (n *Node) Resting() bool { return n.rest.resting() }
 // LetGo gives up the connections to the database that somebody needed to be refused, if this replica rests.
 func (n *Node) LetGo() {
 	if n.rest.resting() {
-		n.cfg.Pool.Reset()
-		n.cfg.PublishPool.Reset()
+		n.strands[0].letGo()
 	}
 }
 

@@ -8,18 +8,24 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// An event of a descriptor that has become somebody else's meanwhile finds nobody.
-func TestWatcherForgets(t *testing.T) {
+// startWatcher runs a watcher until the test's end.
+func startWatcher(t *testing.T) *watcher {
 	w := must(newWatcher())
-	ctx, cancel := context.WithCancel(t.Context())
+	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- w.run(ctx) }()
-	defer func() {
+	t.Cleanup(func() {
 		cancel()
 		if err := <-ended; err != nil {
 			t.Error(err)
 		}
-	}()
+	})
+	return w
+}
+
+// An event of a descriptor that has become somebody else's meanwhile finds nobody.
+func TestWatcherForgets(t *testing.T) {
+	w := startWatcher(t)
 	connect := func() (*conn, func([]byte)) {
 		ours, theirs := tcpPair(t)
 		c := newConn(ours) // it counts as being read: to be woken is to be counted
@@ -56,16 +62,7 @@ func TestWatcherForgets(t *testing.T) {
 
 // What has come before a connection is watched wakes it, and so does its end.
 func TestWatcherSeesWhatWasThere(t *testing.T) {
-	w := must(newWatcher())
-	ctx, cancel := context.WithCancel(t.Context())
-	ended := make(chan error, 1)
-	go func() { ended <- w.run(ctx) }()
-	defer func() {
-		cancel()
-		if err := <-ended; err != nil {
-			t.Error(err)
-		}
-	}()
+	w := startWatcher(t)
 	ours, theirs := tcpPair(t)
 	c := newConn(ours)
 	_, _ = theirs.Write([]byte("x"))

@@ -24,7 +24,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 # Hidden folders and other people's code are not ours to format.
 GO_FILES = find . -name '*.go' -not -path './.*' -not -path '*/node_modules/*'
 
-.PHONY: help run test chaos soak lint fmt-check bench bench-table microbench build image sbom govulncheck setup
+.PHONY: help run test test-long chaos soak lint fmt-check bench bench-table microbench build image sbom govulncheck setup
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,7 +43,10 @@ test: setup ## Install what the tests need, vet, and run all tests
 	(cd e2e/deploy && go vet ./... && go test -count=1 ./...) && \
 	go test $$race -parallel 4 -timeout 15m $$(go list ./... | grep -v '/e2e$$') && \
 	go test -timeout 8m -run TestPublishedClient ./realtime && \
-	go test -count=1 -timeout 15m ./e2e # not cached: it builds its binary, with the race detector; the published Go client has races of its own
+	go test -count=1 -timeout 15m ./e2e # not cached: it builds its binary
+
+test-long: setup ## Try everything in e2e, with the race detector, and faults for as long as the promises say (RUN=regexp)
+	@E2E_LONG=1 go test -count=1 -timeout 0 $(if $(RUN),-run '$(RUN)') ./e2e
 
 chaos: setup ## Break everything for a while and check every promise (TIME=10m SEED=… ONLY=regexp REPORT=file.md)
 	@FORGEWIRE_CHAOS_TIME=$(or $(TIME),10m) FORGEWIRE_CHAOS_SEED=$(SEED) FORGEWIRE_CHAOS_ONLY='$(ONLY)' FORGEWIRE_CHAOS_REPORT=$(abspath $(REPORT)) \

@@ -179,6 +179,7 @@ func TestCrashForgetsCommits(t *testing.T) {
 
 // One of the server's processes crashes: it recovers without a new start, and forgets too.
 func TestWALWriterCrashForgetsCommits(t *testing.T) {
+	variant(t)
 	heavy(t)
 	a := newAccident(t, options{server: ownServer(t, forgetful)})
 	pid := a.holdWALWriter()
@@ -227,6 +228,7 @@ func TestClockRightAgainAndCommitsForgotten(t *testing.T) {
 
 // Crash after crash, while everybody publishes.
 func TestCrashesUnderLoad(t *testing.T) {
+	variant(t)
 	heavy(t)
 	server := ownServer(t, forgetful)
 	c := newCluster(t, 2, options{server: server})
@@ -262,6 +264,7 @@ func TestCrashesUnderLoad(t *testing.T) {
 
 // A clean restart loses nothing, and nobody is told otherwise.
 func TestCleanRestart(t *testing.T) {
+	variant(t)
 	heavy(t)
 	server := ownServer(t, nil)
 	c := newCluster(t, 2, options{server: server})
@@ -279,6 +282,7 @@ func TestCleanRestart(t *testing.T) {
 
 // An old copy of the data folder comes back.
 func TestOldCopyRestored(t *testing.T) {
+	variant(t)
 	heavy(t)
 	server := ownServer(t, nil)
 	a := newAccident(t, options{server: server})
@@ -321,6 +325,7 @@ func dump(t testing.TB, databaseURL string) string {
 
 // A dump is restored into the running server.
 func TestDumpRestored(t *testing.T) {
+	variant(t)
 	heavy(t)
 	a := newAccident(t, options{server: ownServer(t, nil)})
 	file := dump(t, a.url)
@@ -334,9 +339,7 @@ func TestDumpRestored(t *testing.T) {
 // The dump was taken while publishers from SQL were busy, so what it says of the drainer is that it is awake,
 // and there is something in the outbox. Neither may be forgotten.
 func TestBusyDumpRestored(t *testing.T) {
-	if !long() {
-		t.Skip("E2E_LONG=1 runs it: a shorter one is in every run")
-	}
+	variant(t)
 	heavy(t)
 	server := ownServer(t, nil)
 	c := newCluster(t, 2, options{server: server})
@@ -401,6 +404,7 @@ func TestBusyDumpRestored(t *testing.T) {
 // The dump is restored while everybody publishes, and not in one transaction, so appends come between its
 // parts. No number may come again.
 func TestPublishingIntoARestore(t *testing.T) {
+	variant(t)
 	heavy(t)
 	a := newAccident(t, options{server: ownServer(t, nil)})
 	file := dump(t, a.url)
@@ -462,6 +466,7 @@ func TestPublishingIntoARestore(t *testing.T) {
 
 // A standby that lags behind is promoted, and the replicas find it at the old address.
 func TestStandbyPromoted(t *testing.T) {
+	variant(t)
 	heavy(t)
 	primary := ownServer(t, nil)
 	way := newProxy(t, primary.Port())

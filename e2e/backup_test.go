@@ -14,6 +14,7 @@ import (
 // which replicas find at the old address. What was published after that point is gone: whoever holds some of it is
 // told, and the others go on as if nothing had happened.
 func TestPointInTimeRestored(t *testing.T) {
+	variant(t)
 	heavy(t)
 	archive, err := devstack.MkdirTemp("", "forgewire-e2e-archive-")
 	if err != nil {

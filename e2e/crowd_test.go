@@ -181,9 +181,7 @@ func lacking(members []*member, want int64) string {
 
 // One subscriber that never reads is told to go, and the thousands of others get everything.
 func TestCrowdBesideOneThatNeverReads(t *testing.T) {
-	if !long() {
-		t.Skip("E2E_LONG=1 runs it: a shorter one is in every run")
-	}
+	variant(t)
 	heavy(t)
 	c := newCluster(t, 1, options{env: []string{"FORGEWIRE_NAMESPACES="}})
 	r := c.replicas[0]

@@ -13,6 +13,7 @@
 //	stop()
 //	c.settle(book, s)
 //
-// Tests that take PostgreSQL down start one of their own. E2E_LONG=1 makes some faults last as long as the
-// promises say; CI=true makes it a failure where a browser or Node is missing.
+// Tests that take PostgreSQL down start one of their own. E2E_LONG=1 runs the variants that a change does not wait for
+// too, with the race detector, and makes some faults last as long as the promises say; CI=true makes it a failure where
+// a browser or Node is missing.
 package e2e

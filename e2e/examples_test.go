@@ -103,6 +103,7 @@ func TestExampleChat(t *testing.T) {
 }
 
 func TestExampleNextJS(t *testing.T) {
+	variant(t)
 	heavy(t)
 	chromium(t)
 	port := freePort(t)

@@ -65,17 +65,31 @@ var build = sync.OnceValues(func() (string, error) {
 	if ready := os.Getenv("E2E_BINARY"); ready != "" {
 		return ready, nil
 	}
-	path := filepath.Join(buildDir, "forgewire")
-	args := []string{"build", "-buildvcs=false", "-o", path}
-	if _, err := exec.LookPath("gcc"); err == nil {
-		args = append(args, "-race")
+	return compile("forgewire", long())
+})
+
+// buildPlain is the binary as it is deployed, without the race detector, which starts ten times as slowly and takes
+// several times the memory.
+var buildPlain = sync.OnceValues(func() (string, error) {
+	if !long() {
+		return build()
 	}
-	out, err := exec.Command("go", append(args, "forgewire/cmd/forgewire")...).CombinedOutput()
-	if err != nil {
+	return compile("forgewire-plain", false)
+})
+
+func compile(name string, race bool) (string, error) {
+	path := filepath.Join(buildDir, name)
+	args, cgo := []string{"build", "-buildvcs=false", "-o", path}, "CGO_ENABLED=0"
+	if race {
+		args, cgo = append(args, "-race"), "CGO_ENABLED=1"
+	}
+	cmd := exec.Command("go", append(args, "forgewire/cmd/forgewire")...)
+	cmd.Env = append(os.Environ(), cgo)
+	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build the binary: %w\n%s", err, out)
 	}
 	return path, nil
-})
+}
 
 // shared is the PostgreSQL server of all tests that leave it alone.
 var shared struct {
@@ -218,8 +232,17 @@ func heavy(t *testing.T) {
 	t.Cleanup(func() { <-heavySlots })
 }
 
-// long says whether faults last as long as the promises say rather than as long as they need.
+// long says whether everything is tried, by a binary with the race detector, and faults last as long as the promises
+// say: `make test-long`. Otherwise the tests are those that a change can wait for.
 func long() bool { return os.Getenv("E2E_LONG") == "1" }
+
+// variant skips a test that tries what another tries too, in a further way, unless everything is to be tried.
+func variant(t *testing.T) {
+	t.Helper()
+	if !long() {
+		t.Skip("a further way of what others try: make test-long")
+	}
+}
 
 // lasting is how long a fault lasts.
 func lasting(usual, promised time.Duration) time.Duration {

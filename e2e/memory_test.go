@@ -49,13 +49,12 @@ func newMemoryGroup(t *testing.T, limit int64) (dir, procs string) {
 	return "", ""
 }
 
-// plainBinary is forgewire as people run it: the race detector takes several times the memory.
+// plainBinary is forgewire as people run it.
 func plainBinary(t *testing.T) string {
 	t.Helper()
-	binary := filepath.Join(t.TempDir(), "forgewire")
-	build := exec.Command("go", "build", "-buildvcs=false", "-o", binary, "forgewire/cmd/forgewire")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build the binary: %v\n%s", err, out)
+	binary, err := buildPlain()
+	if err != nil {
+		t.Fatal(err)
 	}
 	return binary
 }

@@ -61,6 +61,7 @@ func TestFrozenAndWoken(t *testing.T) {
 // A replica that is frozen with its connections open, as platforms do that take the CPU away, reads no notification.
 // Postgres must not keep them for it for ever: at 8 GB, every NOTIFY of the whole server would fail.
 func TestFrozenListenerIsLetGo(t *testing.T) {
+	variant(t)
 	t.Parallel()
 	c := newCluster(t, 2, options{server: ownServer(t, nil)})
 	book := newLedger()
@@ -131,17 +132,6 @@ func TestStoppedAndStarted(t *testing.T) {
 	c.settle(book, s)
 	nobodyWasTold(t, []*subscriber{s})
 }
-
-// buildPlain is the binary as it is deployed, without the race detector, which starts ten times as slowly.
-var buildPlain = sync.OnceValues(func() (string, error) {
-	path := filepath.Join(buildDir, "forgewire-plain")
-	cmd := exec.Command("go", "build", "-buildvcs=false", "-o", path, "forgewire/cmd/forgewire")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("build the binary: %w\n%s", err, out)
-	}
-	return path, nil
-})
 
 // startSlow is where a start is so slow that something is wrong with it. The aim is 150 ms on a machine that does
 // nothing else; the test prints the figure.

@@ -34,7 +34,7 @@ func TestConnections(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, row := range r.table(connectionsHeld).Rows {
-		for _, name := range []string{"memory without", memoryEach, handshakes, "CPU of one"} {
+		for _, name := range []string{"memory without", memoryEach, firstHandshakes, handshakes, "CPU of one"} {
 			if f := row.figure(name); f == nil || f.Value == 0 {
 				t.Errorf("%s of %+v", name, row)
 			}

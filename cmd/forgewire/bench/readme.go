@@ -126,7 +126,8 @@ func markdownCrowd(b *strings.Builder, l *lookup) {
 	}
 	row("memory of a connection, of 10,000", "connections", connectionsHeld, ", 10,000", "10,000", memoryEach, " KB")
 	row("memory of a connection, of 19,000", "connections", connectionsHeld, ", 19,000", "19,000", memoryEach, " KB")
-	row("handshakes/s until subscribed, 10,000", "connections", connectionsHeld, ", 10,000", "10,000", handshakes, "")
+	row("handshakes/s until subscribed, 10,000 to a new process", "connections", connectionsHeld, ", 10,000", "10,000", firstHandshakes, "")
+	row("the same when as many had come and gone", "connections", connectionsHeld, ", 10,000", "10,000", handshakes, "")
 	row("CPU of 10,000 idle connections", "connections", connectionsHeld, ", 10,000", "10,000", idleCPU, " %")
 	row("broadcast of 128 bytes to 10,000, deliveries/s", "broadcast", broadcastTable, "", "ratio", singly, "")
 	row("the same, 100 at once", "broadcast", broadcastTable, "", "ratio", backlogged, "")

@@ -62,7 +62,7 @@ func (c SuiteConfig) parts() []suitePart {
 			return SQL(ctx, SQLConfig{Setup: s, Writers: 32, Rounds: pick(1, 3), Slice: seconds(1, 2), Warmup: seconds(0, 1)})
 		}},
 		{"connections", func(ctx context.Context, s Setup) (*Result, error) {
-			return Connections(ctx, ConnectionsConfig{CrowdConfig: crowd(s), Connections: connections, Replicas: 1, Rounds: pick(1, 2), Rate: pick(1000, 2000),
+			return Connections(ctx, ConnectionsConfig{CrowdConfig: crowd(s), Connections: connections, Replicas: 1, Rounds: pick(1, 3), Rate: pick(1000, 2000),
 				Settle: seconds(0.5, 10), Idle: seconds(1, 25)})
 		}},
 		{"broadcast", func(ctx context.Context, s Setup) (*Result, error) {

@@ -41,12 +41,14 @@ test: setup ## Install what the tests need, vet, and run all tests
 	@race=-race; \
 	command -v gcc >/dev/null || { race=; echo 'no gcc: running without the race detector' >&2; }; \
 	(cd e2e/deploy && go vet ./... && go test -count=1 ./...) && \
-	go test $$race -parallel 4 -timeout 15m $$(go list ./... | grep -v '/e2e$$') && \
+	go test $$race -parallel 4 -timeout 15m $$(go list ./... | grep -vE '/e2e(/docs)?$$|/bench$$') && \
+	go test -parallel 4 -timeout 15m ./cmd/forgewire/bench ./e2e/docs && \
 	go test -timeout 8m -run TestPublishedClient ./realtime && \
 	go test -count=1 -timeout 15m ./e2e # not cached: it builds its binary
 
-test-long: setup ## Try everything in e2e, with the race detector, and faults for as long as the promises say (RUN=regexp)
-	@E2E_LONG=1 go test -count=1 -timeout 0 $(if $(RUN),-run '$(RUN)') ./e2e
+test-long: setup ## The rest: everything in e2e, with the race detector, faults for as long as the promises say (RUN=regexp)
+	@E2E_LONG=1 go test -race -count=1 -timeout 0 $(if $(RUN),-run '$(RUN)') ./cmd/forgewire/bench ./e2e/docs
+	@E2E_LONG=1 go test -count=1 -timeout 0 $(if $(RUN),-run '$(RUN)') ./e2e # the published Go client has races of its own
 
 chaos: setup ## Break everything for a while and check every promise (TIME=10m SEED=… ONLY=regexp REPORT=file.md)
 	@FORGEWIRE_CHAOS_TIME=$(or $(TIME),10m) FORGEWIRE_CHAOS_SEED=$(SEED) FORGEWIRE_CHAOS_ONLY='$(ONLY)' FORGEWIRE_CHAOS_REPORT=$(abspath $(REPORT)) \

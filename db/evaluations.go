@@ -129,14 +129,15 @@ func DeleteEvaluation(ctx context.Context, tx pgx.Tx, tenant, id string) error {
 var ErrOvertaken = errors.New("another worker has done this part of the evaluation")
 
 // AddResults stores the results of the cases that follow those that are done. Either all of them are stored and
-// counted, or none: a worker that was taken for dead is ErrOvertaken, so no case is counted twice.
+// counted, or none: a worker that was taken for dead is ErrOvertaken, so no case is counted twice. The evaluation that
+// it returns is as it is now.
 func AddResults(ctx context.Context, tx pgx.Tx, tenant string, e Evaluation, results []Result) (Evaluation, error) {
 	now, err := LockEvaluation(ctx, tx, tenant, e.ID)
 	if err != nil {
 		return e, err
 	}
 	if now.Over() || now.Done != e.Done {
-		return e, ErrOvertaken
+		return now, ErrOvertaken
 	}
 	n := len(results)
 	numbers, scores, passed := make([]int64, n), make([]float64, n), make([]bool, n)

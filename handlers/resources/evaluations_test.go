@@ -169,7 +169,7 @@ func TestEvaluations(t *testing.T) {
 // A worker that dies in the middle is replaced: no case is lost, and none is twice in the results.
 func TestWorkerDies(t *testing.T) {
 	s := newStack(t, "")
-	prompt, dataset := ready(t, s, 1500)
+	prompt, dataset := ready(t, s, 3000)
 	id := evaluate(t, s, prompt, dataset, "parrot", `{"type":"exact"}`)
 	eventually(t, "it is in the middle", func() bool { e := s.replicas[0].evaluation(t, s.acme, id); return e.Done > 0 && e.Done < e.Cases })
 	// As after kill -9: whoever had the job will not say so, and it is still marked as running. Another worker begins
@@ -178,10 +178,22 @@ func TestWorkerDies(t *testing.T) {
 	if _, err := pool.Exec(t.Context(), `UPDATE forgewire.river_job SET state = 'available' WHERE kind = 'evaluation' AND state = 'running'`); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "it is done", func() bool { return s.replicas[0].evaluation(t, s.acme, id).Status == "done" })
+	eventually(t, "it is done", func() bool {
+		// The two have one job. Who loses a batch must not end it: the other one's shift may be over before the evaluation
+		// is, and then nobody would go on.
+		var ended bool
+		if err := pool.QueryRow(t.Context(), `SELECT finalized_at IS NOT NULL FROM forgewire.river_job WHERE kind = 'evaluation'`).Scan(&ended); err != nil {
+			t.Fatal(err)
+		}
+		e := s.replicas[0].evaluation(t, s.acme, id)
+		if ended && e.Status != "done" {
+			t.Fatalf("the job has ended, and the evaluation has not: %+v", e)
+		}
+		return e.Status == "done"
+	})
 	var rows, numbers, last int
 	err := pool.QueryRow(t.Context(), `SELECT count(*), count(DISTINCT n), max(n) FROM forgewire.evaluation_results`).Scan(&rows, &numbers, &last)
-	if e := s.replicas[0].evaluation(t, s.acme, id); err != nil || rows != 1500 || numbers != 1500 || last != 1500 || e.Done != 1500 || e.Passed != 1000 {
+	if e := s.replicas[0].evaluation(t, s.acme, id); err != nil || rows != 3000 || numbers != 3000 || last != 3000 || e.Done != 3000 || e.Passed != 2000 {
 		t.Errorf("%d results of %d cases up to %d, %+v, %v", rows, numbers, last, e, err)
 	}
 }

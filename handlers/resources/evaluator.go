@@ -28,6 +28,7 @@ const (
 	shift           = 20 * time.Second // then the job goes back into the queue, so that evaluations take turns
 	workTimeout     = 3 * time.Minute  // more than a shift and the last batch can take; then a worker counts as dead
 	waitLater       = 10 * time.Second // while the model cannot answer
+	stepAside       = 10 * time.Second // for whoever goes on with the same evaluation
 	givesUp         = 24 * time.Hour
 	maxOutput       = 64 << 10 // bytes that are kept of an answer
 	manyAttempts    = 10_000   // never reached: time is what ends the attempts
@@ -100,14 +101,20 @@ func (e *evaluator) step(ctx context.Context, j job) (wait time.Duration, over b
 	}
 	err = db.InTenant(ctx, e.s.pool, j.Tenant, func(tx pgx.Tx) error {
 		now, err := db.AddResults(ctx, tx, j.Tenant, ev, results)
+		over = now.Over()
 		if err != nil {
 			return err
 		}
-		over = now.Over()
 		return tellProgress(ctx, tx, j.Tenant, now)
 	})
-	if errors.Is(err, db.ErrOvertaken) || errors.Is(err, db.ErrNotFound) {
-		return 0, true, nil // whoever has overtaken us has the job
+	switch {
+	case errors.Is(err, db.ErrNotFound):
+		return 0, true, nil
+	case errors.Is(err, db.ErrOvertaken) && !over:
+		// Whoever has overtaken us has the same job: would it end here, he could not put it back after his shift.
+		return stepAside, false, nil
+	case errors.Is(err, db.ErrOvertaken):
+		return 0, true, nil
 	}
 	return 0, over, err
 }

@@ -18,6 +18,7 @@ type benchHTTP struct {
 	Users    int           `default:"100" help:"Of the guide's suite."`
 	Requests int           `default:"10" help:"Of each of them."`
 	Rows     int           `default:"10000" help:"Of one export."`
+	Sketch   string        `type:"path" placeholder:"PYTHON" help:"Measure the guide's sketch too, with this Python, which has its packages: e2e/peer/sketch/requirements.txt."`
 }
 
 func (benchHTTP) Help() string {
@@ -27,7 +28,8 @@ func (benchHTTP) Help() string {
 
 func (c *benchHTTP) Run(ctx context.Context) error {
 	return c.run(ctx, c.benchTarget, func(s bench.Setup) (*bench.Result, error) {
-		return bench.HTTP(ctx, bench.HTTPConfig{Duration: c.Duration, Rounds: c.Rounds, Users: c.Users, Requests: c.Requests, Rows: c.Rows, Setup: s})
+		return bench.HTTP(ctx, bench.HTTPConfig{Duration: c.Duration, Rounds: c.Rounds, Users: c.Users, Requests: c.Requests, Rows: c.Rows,
+			Sketch: c.Sketch, Setup: s})
 	})
 }
 

@@ -15,6 +15,7 @@ type HTTPConfig struct {
 	Users    int           // of the guide's suite
 	Requests int           // of each of them
 	Rows     int           // of one export
+	Sketch   string        // a Python with the packages of the guide's sketch; "" to go without
 
 	Setup
 }
@@ -22,6 +23,9 @@ type HTTPConfig struct {
 func (c *HTTPConfig) check() error {
 	if c.Duration <= 0 || c.Rounds < 1 || c.Users < 1 || c.Requests < 1 || c.Rows < 1 {
 		return errors.New("duration, rounds, users, requests and rows must be positive")
+	}
+	if c.Sketch != "" && c.Target.Given() {
+		return errors.New("the sketch is measured beside a replica of our own, on the same servers: leave out --url, or --sketch")
 	}
 	return nil
 }
@@ -34,6 +38,7 @@ const (
 	httpSketch    = "beside the guide's sketch"
 	httpSuiteName = "the guide's suite"
 	bareHandler   = "bare"
+	guideSketch   = "sketch"
 	answered      = "answered"
 	offered       = "offered"
 )
@@ -67,12 +72,12 @@ func HTTP(ctx context.Context, cfg HTTPConfig) (out *Result, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", httpSuiteName, err)
 	}
-	saturation, ratios := &Table{Name: httpSaturated, What: "open loop, the sides taking turns"}, &Table{Name: httpBeside}
-	ratios.Charts = []Chart{{Title: "rate beside a bare handler", Kind: bars, Y: "rate"}}
-	sketch := &Table{Name: httpSketch, What: "with 2 workers, which was measured on another machine: only the order of magnitude says anything"}
-	out.Tables = append(out.Tables, suite, saturation, ratios, sketch)
+	t := httpTables{&Table{Name: httpSaturated, What: "open loop, the sides taking turns"}, &Table{Name: httpBeside},
+		&Table{Name: httpSketch, What: "FastAPI with 2 workers, uvloop, asyncpg and hiredis, on the same servers, in the same turns; its write is one INSERT"}}
+	t.ratios.Charts = []Chart{{Title: "rate beside a bare handler", Kind: bars, Y: "rate"}}
+	out.Tables = append(out.Tables, suite, t.saturation, t.ratios, t.sketch)
 	for _, kind := range sys.kinds() {
-		ramps, err := measureKind(ctx, cfg, sys, kind, saturation, ratios, sketch)
+		ramps, err := measureKind(ctx, cfg, sys, kind, t)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", kind.name, err)
 		}
@@ -82,13 +87,19 @@ func HTTP(ctx context.Context, cfg HTTPConfig) (out *Result, err error) {
 	return out, nil
 }
 
+// httpTables are those to which each case adds its rows.
+type httpTables struct{ saturation, ratios, sketch *Table }
+
 // measureKind raises the rate until each side is saturated, and then lets them take turns there.
-func measureKind(ctx context.Context, cfg HTTPConfig, sys *httpSystem, kind httpKind, saturation, ratios, sketch *Table) (*Table, error) {
+func measureKind(ctx context.Context, cfg HTTPConfig, sys *httpSystem, kind httpKind, t httpTables) (*Table, error) {
 	arms := []*httpArm{{name: forgewire, side: kind.ours}}
 	ramps := &Table{Name: kind.name + ", " + httpRamp, What: "open loop"}
 	if sys.floor != nil {
 		arms = append(arms, &httpArm{name: bareHandler, side: kind.floor})
 		ramps.What += "; bare: " + kind.does
+	}
+	if kind.sketch.base != nil {
+		arms = append(arms, &httpArm{name: guideSketch, side: kind.sketch})
 	}
 	ramps.Charts = []Chart{{Title: kind.name + ": p50 at rising rates", Kind: lines, X: offered, Y: answer + " p50", Log: true}, {Title: kind.name + ": p99 at rising rates", Kind: lines, X: offered, Y: answer + " p99", Log: true}}
 	for _, a := range arms {
@@ -102,7 +113,6 @@ func measureKind(ctx context.Context, cfg HTTPConfig, sys *httpSystem, kind http
 			ramps.Rows = append(ramps.Rows, s.row(fmt.Sprintf("%s, step %d", a.name, i+1), a.name))
 		}
 	}
-	var each []float64
 	for round := range cfg.Rounds {
 		fmt.Fprintf(cfg.Progress, "%s: at saturation, round %d of %d\n", kind.name, round+1, cfg.Rounds)
 		for _, a := range arms {
@@ -113,10 +123,13 @@ func measureKind(ctx context.Context, cfg HTTPConfig, sys *httpSystem, kind http
 			a.rates = append(a.rates, step.achieved)
 			a.addCPU(cpu, cfg.Rounds)
 		}
-		if len(arms) > 1 {
-			each = append(each, ratio(arms[0].rates[round], arms[1].rates[round]))
-		}
 	}
+	t.add(kind, arms)
+	return ramps, nil
+}
+
+// add enters what a case's sides did at saturation: ours, and beside it the bare handler and the sketch, where there are.
+func (t httpTables) add(kind httpKind, arms []*httpArm) {
 	for _, a := range arms {
 		row := &Row{Name: kind.name + ", " + a.name, Figures: []Figure{more(answered, "/s", median(a.rates))}}
 		if len(a.cpu) > 0 {
@@ -125,20 +138,30 @@ func measureKind(ctx context.Context, cfg HTTPConfig, sys *httpSystem, kind http
 		if a.name == bareHandler {
 			row.What = kind.does
 		}
-		saturation.Rows = append(saturation.Rows, row)
+		t.saturation.Rows = append(t.saturation.Rows, row)
 	}
-	if len(arms) > 1 {
-		row := &Row{Name: kind.name, What: kind.does, Figures: []Figure{more("rate", "×", median(each)), more("1 / CPU", "×", ratio(arms[1].serverCPU(), arms[0].serverCPU()))}}
+	ours := arms[0]
+	for _, a := range arms[1:] {
+		if a.name == guideSketch {
+			t.sketch.Rows = append(t.sketch.Rows, &Row{Name: kind.name, Figures: []Figure{plain(forgewire, "/s", median(ours.rates)), plain(guideSketch, "/s", median(a.rates)),
+				more("times", "×", ours.beside(a)), more("1 / CPU", "×", ratio(a.serverCPU(), ours.serverCPU())), plain("wanted", "×", kind.least)}})
+			continue
+		}
+		row := &Row{Name: kind.name, What: kind.does, Figures: []Figure{more("rate", "×", ours.beside(a)), more("1 / CPU", "×", ratio(a.serverCPU(), ours.serverCPU()))}}
 		if kind.target > 0 {
 			row.Figures = append(row.Figures, plain("rate wanted", "×", kind.target))
 		}
-		ratios.Rows = append(ratios.Rows, row)
-		if kind.sketch > 0 {
-			sketch.Rows = append(sketch.Rows, &Row{Name: kind.name, Figures: []Figure{plain("forgewire", "/s", median(arms[0].rates)), plain("sketch", "/s", kind.sketch),
-				plain("times", "×", ratio(median(arms[0].rates), kind.sketch)), plain("wanted", "×", kind.least)}})
-		}
+		t.ratios.Rows = append(t.ratios.Rows, row)
 	}
-	return ramps, nil
+}
+
+// beside is how many times another's rate ours is, of the same rounds.
+func (a *httpArm) beside(other *httpArm) float64 {
+	var each []float64
+	for round, rate := range a.rates {
+		each = append(each, ratio(rate, other.rates[round]))
+	}
+	return median(each)
 }
 
 func (a *httpArm) addCPU(each map[string]float64, rounds int) {

@@ -21,14 +21,16 @@ import (
 // httpTenant is whose everything is.
 const httpTenant = "bench"
 
-// httpSystem is a replica and the floor beside it, on one database; or a deployment, of which there is only the address.
+// httpSystem is a replica and beside it the floor and perhaps the sketch, on one database; or a deployment, of which there
+// is only the address.
 type httpSystem struct {
 	*stack
-	floor *replica
-	base  *url.URL
-	key   string // of the tenant
-	id    string // of the prompt that is read
-	sent  atomic.Int64
+	floor  *replica
+	sketch *replica // nil where it is not asked for
+	base   *url.URL
+	key    string // of the tenant
+	id     string // of the prompt that is read
+	sent   atomic.Int64
 }
 
 func startHTTP(ctx context.Context, cfg HTTPConfig) (s *httpSystem, err error) {
@@ -56,6 +58,9 @@ func startHTTP(ctx context.Context, cfg HTTPConfig) (s *httpSystem, err error) {
 	}
 	s.floor, err = startServer(ctx, cfg.Binary, []string{"bench", "floor", "--tenant", httpTenant, "--constant", strconv.Itoa(len(answer))},
 		append(goVariables(cfg.Environ), "DATABASE_URL="+s.database, "FORGEWIRE_LOG_LEVEL=warn"))
+	if err == nil && cfg.Sketch != "" {
+		err = s.startSketch(ctx, cfg.Sketch)
+	}
 	return s, err
 }
 
@@ -76,8 +81,10 @@ func (s *httpSystem) stop(ctx context.Context) error {
 		return nil
 	}
 	var err error
-	if s.floor != nil {
-		err = s.floor.stop()
+	for _, r := range []*replica{s.sketch, s.floor} {
+		if r != nil {
+			err = errors.Join(err, r.stop())
+		}
 	}
 	return errors.Join(err, s.stack.stop(ctx))
 }
@@ -147,11 +154,15 @@ var errUnexpected = errors.New("the answer is not what it should be")
 // processes are those that work for one side.
 func (s *httpSystem) processes(process string) watched {
 	w := s.system().watched
-	if process == bareHandler {
+	switch process {
+	case bareHandler:
 		pid := s.floor.pid
 		delete(w, "replicas")
 		delete(w, "valkey")
 		w["floor"] = func() []int { return []int{pid} }
+	case guideSketch:
+		delete(w, "replicas")
+		w["sketch"] = serverAndChildren(s.sketch.pid)
 	}
 	return w
 }
@@ -174,38 +185,43 @@ const writes = "write"
 
 // httpKind is a case, as it is asked.
 type httpKind struct {
-	name, does            string
-	ours, floor           httpSide
-	start                 float64 // the first rate of the ramp
-	target, sketch, least float64
+	name, does          string
+	ours, floor, sketch httpSide
+	start               float64 // the first rate of the ramp
+	target, least       float64 // wanted beside the floor and beside the sketch
 }
 
-// kinds are the cases. The sketch's figures are the user guide's.
+// kinds are the cases.
 func (s *httpSystem) kinds() []httpKind {
 	ours := func(status int, request func([]byte, int) []byte) httpSide {
 		return httpSide{base: s.base, process: "forgewire", want: status, request: request, sent: &s.sent}
 	}
-	bare := func(status int, request func([]byte, int) []byte) httpSide {
-		if s.floor == nil {
-			return httpSide{}
+	beside := func(r *replica, process string) func(int, func([]byte, int) []byte) httpSide {
+		return func(status int, request func([]byte, int) []byte) httpSide {
+			if r == nil {
+				return httpSide{}
+			}
+			return httpSide{base: r.url, process: process, want: status, request: request, sent: &s.sent}
 		}
-		return httpSide{base: s.floor.url, process: bareHandler, want: status, request: request, sent: &s.sent}
 	}
+	bare, sketch := beside(s.floor, bareHandler), beside(s.sketch, guideSketch)
 	get := func(path, header string) func([]byte, int) []byte {
 		return func(buf []byte, _ int) []byte { return s.get(buf, path, header) }
 	}
+	insert := func(buf []byte, n int) []byte {
+		return bytes.Replace(s.write(buf, n), []byte("/v1/prompts"), []byte("/insert"), 1)
+	}
 	one := "/v1/prompts/" + s.id
 	kinds := []httpKind{
-		{name: "cached read", does: "constant bytes, as many", start: 2000, target: 0.6, sketch: 11_843, least: 3,
-			ours: ours(http.StatusOK, get(one, "")), floor: bare(http.StatusOK, get("/constant", ""))},
-		{name: "uncached read", does: "the same SELECT, no tenant", start: 250, target: 0.8, sketch: 2_360, least: 4,
-			ours: ours(http.StatusOK, get(one, "Cache-Control: no-cache\r\n")), floor: bare(http.StatusOK, get("/select/"+s.id, ""))},
+		{name: "cached read", does: "constant bytes, as many", start: 2000, target: 0.6, least: 3,
+			ours: ours(http.StatusOK, get(one, "")), floor: bare(http.StatusOK, get("/constant", "")), sketch: sketch(http.StatusOK, get("/cached/"+s.id, ""))},
+		{name: "uncached read", does: "the same SELECT, no tenant", start: 250, target: 0.8, least: 4,
+			ours: ours(http.StatusOK, get(one, "Cache-Control: no-cache\r\n")), floor: bare(http.StatusOK, get("/select/"+s.id, "")),
+			sketch: sketch(http.StatusOK, get("/select/"+s.id, ""))},
 		{name: "uncached read beside the same protection", does: "the same SELECT for a tenant, under row-level security", start: 250,
 			ours: ours(http.StatusOK, get(one, "Cache-Control: no-cache\r\n")), floor: bare(http.StatusOK, get("/protected/"+s.id, ""))},
-		{name: writes, does: "one INSERT of one row", start: 100, sketch: 1_423, least: 4,
-			ours: ours(http.StatusCreated, s.write), floor: bare(http.StatusCreated, func(buf []byte, n int) []byte {
-				return bytes.Replace(s.write(buf, n), []byte("/v1/prompts"), []byte("/insert"), 1)
-			})},
+		{name: writes, does: "one INSERT of one row", start: 100, least: 4,
+			ours: ours(http.StatusCreated, s.write), floor: bare(http.StatusCreated, insert), sketch: sketch(http.StatusCreated, insert)},
 		{name: "export", does: "one SELECT of all, each row encoded as it comes", start: 2,
 			ours: ours(http.StatusOK, get("/v1/runs/export", "")), floor: bare(http.StatusOK, get("/export", ""))},
 	}

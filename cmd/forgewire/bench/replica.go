@@ -23,7 +23,8 @@ const (
 	portTries    = 3 // somebody may take a port between our look at it and the replica's
 )
 
-// replica is one `forgewire serve`, a process of its own that does not outlive us.
+// replica is one `forgewire serve`, a process of its own that does not outlive us; or another server, whose group may
+// have more processes.
 type replica struct {
 	url *url.URL
 	pid int
@@ -56,7 +57,7 @@ func startServer(ctx context.Context, binary string, args, environ []string) (*r
 			return r, nil
 		}
 		_ = r.stop() // err says more
-		if try == portTries || !strings.Contains(r.log.String(), "address already in use") {
+		if try == portTries || !strings.Contains(strings.ToLower(r.log.String()), "address already in use") {
 			return nil, fmt.Errorf("start a replica: %w: %s", err, r.log.String())
 		}
 	}
@@ -97,7 +98,7 @@ func (r *replica) own(cmd *exec.Cmd, started chan<- error) {
 	}
 	started <- err
 	if err == nil {
-		r.err = cmd.Wait()
+		r.err = cmd.Wait() // for all who can write to the log, so for the whole group
 		close(r.ended)
 	}
 }
@@ -143,13 +144,13 @@ func (r *replica) stop() error {
 		return fmt.Errorf("a replica ended by itself (%w): %s", errors.Join(r.err, errEnded), r.log.String())
 	default:
 	}
-	_ = syscall.Kill(r.pid, syscall.SIGTERM) // it may have just ended
+	_ = syscall.Kill(-r.pid, syscall.SIGTERM) // the group; it may have just ended
 	timer := time.NewTimer(stopTimeout)
 	defer timer.Stop()
 	select {
 	case <-r.ended:
 	case <-timer.C:
-		_ = syscall.Kill(r.pid, syscall.SIGKILL)
+		_ = syscall.Kill(-r.pid, syscall.SIGKILL)
 		<-r.ended
 	}
 	return nil

@@ -28,6 +28,7 @@ const (
 	shift           = 20 * time.Second // then the job goes back into the queue, so that evaluations take turns
 	workTimeout     = 3 * time.Minute  // more than a shift and the last batch can take; then a worker counts as dead
 	waitLater       = 10 * time.Second // while the model cannot answer
+	retryMost       = time.Minute      // after errors, and after a worker's death
 	stepAside       = 10 * time.Second // for whoever goes on with the same evaluation
 	givesUp         = 24 * time.Hour
 	maxOutput       = 64 << 10 // bytes that are kept of an answer
@@ -52,6 +53,12 @@ type evaluator struct {
 
 // Timeout is how long river lets the job run, and when it takes the worker for dead.
 func (e *evaluator) Timeout(*river.Job[job]) time.Duration { return workTimeout }
+
+// NextRetry waits longer with each attempt, up to a minute. River's own wait grows with the fourth power of all attempts
+// that an evaluation ever had: the tenth time that a worker dies or the database is away would cost hours.
+func (e *evaluator) NextRetry(j *river.Job[job]) time.Time {
+	return time.Now().Add(min(time.Duration(j.Attempt)*waitLater, retryMost))
+}
 
 // Work does an evaluation's next cases.
 func (e *evaluator) Work(ctx context.Context, j *river.Job[job]) error {

@@ -69,17 +69,19 @@ func (n *Node) Presence(ctx context.Context, channel string) (map[string]*protoc
 type PresenceStats struct{ Clients, Users int }
 
 // PresenceStats counts who is subscribed to a channel, however many.
-func (n *Node) PresenceStats(ctx context.Context, channel string) (s PresenceStats, err error) {
-	if err = n.presenceOf(ctx, channel); err != nil {
-		return s, err
+func (n *Node) PresenceStats(ctx context.Context, channel string) (PresenceStats, error) {
+	if err := n.presenceOf(ctx, channel); err != nil {
+		return PresenceStats{}, err
 	}
-	err = n.cfg.Pool.QueryRow(ctx, `SELECT count(*), count(DISTINCT p."user")
-		FROM forgewire.presence p JOIN forgewire.replicas r ON r.id = p.replica AND r.expires > clock_timestamp()
-		WHERE p.channel = $1`, channel).Scan(&s.Clients, &s.Users)
-	if err != nil {
-		return s, fmt.Errorf("count presence: %w", err)
-	}
-	return s, nil
+	return n.counts.ask(ctx, channel, func(ctx context.Context) (s PresenceStats, err error) {
+		err = n.cfg.Pool.QueryRow(ctx, `SELECT count(*), count(DISTINCT p."user")
+			FROM forgewire.presence p JOIN forgewire.replicas r ON r.id = p.replica AND r.expires > clock_timestamp()
+			WHERE p.channel = $1`, channel).Scan(&s.Clients, &s.Users)
+		if err != nil {
+			return s, fmt.Errorf("count presence: %w", err)
+		}
+		return s, nil
+	})
 }
 
 // presenceOf refuses channels that have no presence, and waits for what this replica has yet to write.

@@ -72,6 +72,7 @@ type Node struct {
 	hub        *hub
 	drainer    *drainer
 	presence   *presence
+	counts     together[PresenceStats] // of channels' members
 	surveys    *surveys
 	pending    atomic.Int64 // see ShrinkBuffers
 	gather     atomic.Pointer[func() []byte]
@@ -135,6 +136,7 @@ func New(cfg Config) (n *Node, err error) {
 	})
 	n.presence = newPresence(cfg.PublishPool, n.logger, n.id, cfg.Name, func() bool { return n.known.Load() > 0 },
 		func(channel string) bool { return cfg.Namespaces.of(channel).JoinLeave })
+	n.counts.within = presenceTimeout
 	n.surveys = newSurveys()
 	n.rest = newRest(cfg.IdleRelease, func() bool { return n.drainer.busy.Load() || n.forwards() })
 	n.spread()

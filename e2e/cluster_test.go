@@ -342,9 +342,10 @@ func (r *replica) history(channel string, limit int, since *position, reverse bo
 // command runs one of the binary's commands to its end and returns what it printed.
 func (c *cluster) command(stdin string, args ...string) (stdout, stderr string, code int) {
 	c.t.Helper()
+	binary := forgewire(c.t) // which builds it, if nobody did before: that is not the command's time
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, forgewire(c.t), args...)
+	cmd := exec.CommandContext(ctx, binary, args...)
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "DATABASE_URL=" + c.url, "FORGEWIRE_TOKEN_SECRET=" + tokenSecret}
 	cmd.Stdin = strings.NewReader(stdin)
 	var out, errs bytes.Buffer

@@ -95,7 +95,7 @@ func Routes(cfg Config) (http.Handler, error) {
 
 	r.Get("/livez", s.live)
 	r.Get("/readyz", s.ready)
-	r.Get("/connection/websocket", s.node.ServeWebSocket)
+	r.Get(handshakePath, s.node.ServeWebSocket) // front serves it but where requests are traced
 	r.Get("/connection/sse", s.observeStream(s.node.ServeSSE))
 	r.Post("/connection/sse", s.observeStream(s.node.ServeSSE))
 	r.Post("/connection/http_stream", s.observeStream(s.node.ServeHTTPStream))
@@ -114,7 +114,7 @@ func Routes(cfg Config) (http.Handler, error) {
 	r.Get("/api/openapi.json", s.openAPI)
 	r.Route("/api", s.apiRoutes)
 	s.pages(r, cfg)
-	return r, nil
+	return s.front(cfg, r), nil
 }
 
 // pages are what people look at.

@@ -19,7 +19,7 @@ func TestTogether(t *testing.T) {
 		var asked atomic.Int64
 		slow := func(context.Context) (int64, error) {
 			n := asked.Add(1)
-			time.Sleep(time.Second)
+			<-time.After(time.Second)
 			return n, nil
 		}
 		var all sync.WaitGroup

@@ -34,6 +34,6 @@ func (c *benchMixed) Run(ctx context.Context) error {
 	return c.run(ctx, c.benchTarget, func(s bench.Setup) (*bench.Result, error) {
 		return bench.Mixed(ctx, bench.MixedConfig{Replicas: c.Replicas, Subscribers: c.Subscribers, Channels: c.Channels, Size: c.Size,
 			Publish: c.Publish, SQL: c.SQL, LLM: c.LLM, Cached: c.Cached, Uncached: c.Uncached, Write: c.Write,
-			Warmup: benchWarmup, Duration: c.Duration, Seed: c.Seed, Setup: s})
+			Warmup: bench.MixedWarmup, Duration: c.Duration, Seed: c.Seed, Setup: s})
 	})
 }

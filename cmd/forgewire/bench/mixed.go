@@ -9,19 +9,23 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
+// MixedWarmup lets new replicas, with cold pools and caches and a hundred new backends of PostgreSQL, come to rest: on
+// two slow cores that takes all of their CPU for four seconds, and what waits meanwhile waits for some more.
+const MixedWarmup = 8 * time.Second
+
 // MixedConfig says what Mixed does. A rate of 0 leaves somebody out.
 type MixedConfig struct {
 	Replicas    int
 	Subscribers int // each follows all channels
 	Channels    int
-	Size        int // of a message's data, in bytes
-	Publish     int // messages a second over HTTP
-	SQL         int // transactions a second with a business insert and a publish
-	LLM         int // chat requests a second, of the mix
-	Cached      int // reads a second that the cache may answer
-	Uncached    int // reads a second that it may not
-	Write       int // prompts made a second
-	Warmup      time.Duration
+	Size        int           // of a message's data, in bytes
+	Publish     int           // messages a second over HTTP
+	SQL         int           // transactions a second with a business insert and a publish
+	LLM         int           // chat requests a second, of the mix
+	Cached      int           // reads a second that the cache may answer
+	Uncached    int           // reads a second that it may not
+	Write       int           // prompts made a second
+	Warmup      time.Duration // MixedWarmup, or less for a quick look
 	Duration    time.Duration
 	Seed        uint64 // of the chat requests
 

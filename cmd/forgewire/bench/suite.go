@@ -85,7 +85,7 @@ func (c SuiteConfig) parts() []suitePart {
 		}},
 		{"mixed", func(ctx context.Context, s Setup) (*Result, error) {
 			return Mixed(ctx, MixedConfig{Setup: s, Replicas: 2, Subscribers: 20, Channels: 4, Size: 150, Publish: 500, SQL: 100, LLM: 100, Cached: 500, Uncached: 100,
-				Write: 20, Warmup: seconds(0.5, 2), Duration: seconds(4, 30), Seed: 1})
+				Write: 20, Warmup: seconds(0.5, MixedWarmup.Seconds()), Duration: seconds(4, 30), Seed: 1})
 		}},
 	}
 }

@@ -33,16 +33,26 @@ func TestLLMTenants(t *testing.T) {
 	_, bob := c.createKey("bob")
 	_, eve := c.createKey("eve", "--shared")
 	_, dan := c.createKey("dan", "--shared")
-	nonce := map[string]string{}
-	for i, key := range []string{ann, annToo, bob, eve, dan, apiKey} {
-		a := c.mustAsk(i%2, "/chat/completions", asking("m", "tenants", nil), bearer(key)...)
-		nonce[key] = checkAnswer(t, contentOf(t, a.body), "tenants", 10)
+	ask := func(replica int, key string) string {
+		a := c.mustAsk(replica, "/chat/completions", asking("m", "tenants", nil), bearer(key)...)
+		return checkAnswer(t, contentOf(t, a.body), "tenants", 10)
 	}
-	if nonce[ann] != nonce[annToo] || nonce[eve] != nonce[dan] {
-		t.Errorf("those who share did not: %v", nonce)
-	}
-	if n := c.model.Count("m"); n != 4 {
-		t.Errorf("%d calls for ann, bob, those who share, and the server's own", n)
+	of := map[string]string{} // nonces, by whose they are
+	for _, pair := range [][2]string{{ann, annToo}, {bob, bob}, {eve, dan}, {apiKey, apiKey}} {
+		// A Valkey that is slow, as on a busy machine, counts as a miss: then the answer is a new one for both.
+		until(t, 30*time.Second, "the same answer for both keys", func() string {
+			first, second := ask(0, pair[0]), ask(1, pair[1])
+			for _, nonce := range []string{first, second} {
+				if whose, known := of[nonce]; known && whose != pair[0] {
+					t.Fatalf("%s was given to two tenants", nonce)
+				}
+				of[nonce] = pair[0]
+			}
+			if first != second {
+				return first + " and " + second
+			}
+			return ""
+		})
 	}
 
 	body := asking("held", "under way", object{"stream": true})

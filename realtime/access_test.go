@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -265,6 +266,40 @@ func TestSubscribePermissions(t *testing.T) {
 }
 
 // A subscription token that ends takes its subscription along, unless it is renewed.
+// Whose pages lie on other sites gets nothing, unless they are allowed.
+func TestOriginOfAHandshake(t *testing.T) {
+	t.Parallel()
+	_, url := startNode(t, dbtest.New(t), "", func(c *Config) { c.AllowedOrigins = []string{"*.example.com"} })
+	for origin, status := range map[string]int{"": 101, "https://app.example.com": 101, strings.Replace(url, "ws:", "http:", 1): 101,
+		"https://evil.test": 403, "https://app.example.com.evil.test": 403, "null": 403} {
+		header := http.Header{}
+		if origin != "" {
+			header.Set("Origin", origin)
+		}
+		c, res, err := websocket.Dial(t.Context(), url, &websocket.DialOptions{HTTPHeader: header})
+		if c != nil {
+			_ = c.CloseNow()
+		}
+		if res == nil || res.StatusCode != status {
+			t.Errorf("from %q: %v, %v; want %d", origin, res, err, status)
+		}
+	}
+}
+
+// A namespace may keep its past from those who follow it.
+func TestHistoryIsNotForSubscribers(t *testing.T) {
+	t.Parallel()
+	_, url := startNode(t, dbtest.New(t), `{"namespaces":[{"name":"quiet","allow_history_for_subscriber":false}]}`, nil)
+	w := joined(t, url, hs(map[string]any{"sub": "42"}))
+	for _, channel := range []string{"quiet:1", "open:1"} {
+		if r := w.ask(subscribeTo(channel, "")); r.Error != nil {
+			t.Fatalf("%s: %+v", channel, r.Error)
+		}
+	}
+	w.wantError(`"history":{"channel":"quiet:1","limit":1}`, 103)
+	w.wantError(`"history":{"channel":"open:1","limit":1}`, 0)
+}
+
 func TestSubscriptionExpires(t *testing.T) {
 	t.Parallel()
 	n, url := startNode(t, dbtest.New(t), "", nil)

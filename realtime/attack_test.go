@@ -129,6 +129,10 @@ func testAttacks(t *testing.T, r *testReplica) {
 		"a message in a message":    {"", func(s *rawSocket) { _ = s.frame(0x01, "{"); _ = s.frame(opText, "{}") }, 1002},
 		"no UTF-8":                  {"", func(s *rawSocket) { _ = s.frame(opText, "{\"id\":1,\"connect\":{\"name\":\"\xff\"}}\xff") }, 3501},
 		"a close code of nobody":    {"", func(s *rawSocket) { _ = s.frame(opClose, "\x03\xec") }, 1002},
+		"half a close code":         {"", func(s *rawSocket) { _ = s.frame(opClose, "\x03") }, 1002},
+		"a reserved bit":            {"", func(s *rawSocket) { _ = s.frame(opText|0x20, "{}") }, 1002},
+		"another reserved bit":      {"", func(s *rawSocket) { _ = s.frame(opText|0x10, "{}") }, 1002},
+		"connected, send":           {"", func(s *rawSocket) { _ = s.frame(opText, `{"send":{"data":{}}}`) }, 3508},
 		"a close":                   {"", func(s *rawSocket) { _ = s.frame(opClose, "\x03\xe8bye") }, 1000},
 		"a continuation of nothing": {"", func(s *rawSocket) { _ = s.frame(fin, "x") }, 1002},
 	} {

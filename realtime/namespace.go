@@ -128,7 +128,7 @@ func ParseNamespaces(text string) (*Namespaces, error) {
 		return nil, err
 	}
 	if why := n.without.check(); why != "" {
-		return nil, fmt.Errorf("namespaces, without_namespace: %s", why)
+		return nil, fmt.Errorf("namespaces, line %d: without_namespace: %s", lineOf(data, []byte(`"without_namespace"`), 0), why)
 	}
 	for _, raw := range file.Namespaces {
 		if err := n.add(data, raw); err != nil {
@@ -172,7 +172,7 @@ func strict(what string, file, part []byte, into any) error {
 		return fmt.Errorf("%s, line %d: %w", what, lineOf(file, part, int(d.InputOffset())), err)
 	}
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return fmt.Errorf("%s: something follows the closing brace", what)
+		return fmt.Errorf("%s, line %d: something follows the closing brace", what, lineOf(file, part, int(d.InputOffset())))
 	}
 	return nil
 }

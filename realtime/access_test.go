@@ -276,7 +276,7 @@ func TestOriginOfAHandshake(t *testing.T) {
 		if origin != "" {
 			header.Set("Origin", origin)
 		}
-		c, res, err := websocket.Dial(t.Context(), url, &websocket.DialOptions{HTTPHeader: header})
+		c, res, err := websocket.Dial(t.Context(), url, &websocket.DialOptions{HTTPHeader: header}) //nolint:bodyclose // the library closes it
 		if c != nil {
 			_ = c.CloseNow()
 		}

@@ -325,7 +325,6 @@ func dump(t testing.TB, databaseURL string) string {
 
 // A dump is restored into the running server.
 func TestDumpRestored(t *testing.T) {
-	variant(t)
 	heavy(t)
 	a := newAccident(t, options{server: ownServer(t, nil)})
 	file := dump(t, a.url)
@@ -466,7 +465,6 @@ func TestPublishingIntoARestore(t *testing.T) {
 
 // A standby that lags behind is promoted, and the replicas find it at the old address.
 func TestStandbyPromoted(t *testing.T) {
-	variant(t)
 	heavy(t)
 	primary := ownServer(t, nil)
 	way := newProxy(t, primary.Port())

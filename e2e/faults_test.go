@@ -207,7 +207,6 @@ func TestListenerHangs(t *testing.T) {
 // Every connection of the pool hangs, as after a failover whose old primary no longer answers. Clients come
 // back meanwhile. It must be over within the deadlines, not when TCP gives up.
 func TestPoolHangs(t *testing.T) {
-	variant(t)
 	heavy(t)
 	c := newCluster(t, 1, options{server: ownServer(t, nil)})
 	r := c.replicas[0]
@@ -490,7 +489,6 @@ func TestSlowSubscriber(t *testing.T) {
 
 // A client that was behind for a moment is a client like any other afterwards.
 func TestOnceBehindIsNotForgotten(t *testing.T) {
-	variant(t)
 	t.Parallel()
 	c := newCluster(t, 1, options{})
 	r := c.replicas[0]

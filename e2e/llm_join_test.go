@@ -117,7 +117,6 @@ func TestLLMLeaderKilled(t *testing.T) {
 // A model that says something else the second time cannot go on where the first call was. Who has a part is told, and
 // gets nothing twice and nothing of two answers; who has nothing yet gets the second answer.
 func TestLLMLeaderKilledAndModelDiffers(t *testing.T) {
-	variant(t)
 	heavy(t)
 	model, release := held(6, 25)
 	c := newLLM(t, nil, map[string]fakellm.Behaviour{"m": model})

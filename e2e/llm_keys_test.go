@@ -54,6 +54,9 @@ func TestLLMTenants(t *testing.T) {
 			return ""
 		})
 	}
+	if n := c.model.Count("m"); n != len(of) {
+		t.Errorf("%d calls for %d answers", n, len(of))
+	}
 
 	body := asking("held", "under way", object{"stream": true})
 	first := c.open(0, "/chat/completions", body, bearer(ann)...)

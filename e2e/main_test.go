@@ -65,7 +65,8 @@ var build = sync.OnceValues(func() (string, error) {
 	if ready := os.Getenv("E2E_BINARY"); ready != "" {
 		return ready, nil
 	}
-	return compile("forgewire", long())
+	_, err := exec.LookPath("gcc")
+	return compile("forgewire", long() && err == nil)
 })
 
 // buildPlain is the binary as it is deployed, without the race detector, which starts ten times as slowly and takes

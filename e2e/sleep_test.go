@@ -58,7 +58,6 @@ func TestFrozenAndWoken(t *testing.T) {
 // A replica that is frozen with its connections open, as platforms do that take the CPU away, reads no notification.
 // Postgres must not keep them for it for ever: at 8 GB, every NOTIFY of the whole server would fail.
 func TestFrozenListenerIsLetGo(t *testing.T) {
-	variant(t)
 	t.Parallel()
 	c := newCluster(t, 2, options{server: ownServer(t, nil)})
 	book := newLedger()

@@ -241,7 +241,6 @@ func TestSQLIdle(t *testing.T) {
 // Somebody's old snapshot, as pg_dump holds one for an hour, keeps vacuum from removing anything. The drain
 // must not become slower with what was drained meanwhile.
 func TestSQLOldSnapshot(t *testing.T) {
-	variant(t)
 	heavy(t)
 	c := newCluster(t, 1, options{})
 	snapshot := begin(t, dial(t, c.url))

@@ -265,7 +265,6 @@ func TestSubscribePermissions(t *testing.T) {
 	}
 }
 
-// A subscription token that ends takes its subscription along, unless it is renewed.
 // Whose pages lie on other sites gets nothing, unless they are allowed.
 func TestOriginOfAHandshake(t *testing.T) {
 	t.Parallel()
@@ -300,6 +299,7 @@ func TestHistoryIsNotForSubscribers(t *testing.T) {
 	w.wantError(`"history":{"channel":"open:1","limit":1}`, 0)
 }
 
+// A subscription token that ends takes its subscription along, unless it is renewed.
 func TestSubscriptionExpires(t *testing.T) {
 	t.Parallel()
 	n, url := startNode(t, dbtest.New(t), "", nil)

@@ -115,13 +115,11 @@ func (e *evaluator) step(ctx context.Context, j job) (wait time.Duration, over b
 		return tellProgress(ctx, tx, j.Tenant, now)
 	})
 	switch {
-	case errors.Is(err, db.ErrNotFound):
+	case errors.Is(err, db.ErrNotFound), errors.Is(err, db.ErrOvertaken) && over:
 		return 0, true, nil
-	case errors.Is(err, db.ErrOvertaken) && !over:
+	case errors.Is(err, db.ErrOvertaken):
 		// Whoever has overtaken us has the same job: would it end here, he could not put it back after his shift.
 		return stepAside, false, nil
-	case errors.Is(err, db.ErrOvertaken):
-		return 0, true, nil
 	}
 	return 0, over, err
 }

@@ -22,8 +22,8 @@ func (s *server) observe(next http.Handler) http.Handler {
 
 const handshakePath = "/connection/websocket"
 
-// front serves the handshakes of WebSockets past the router and its chain. Thousands come at once when a replica has
-// gone, each on a new goroutine, whose stack would be copied to a larger one twice for nothing else.
+// front serves the handshakes of WebSockets past the router, by the same chain. Thousands come at once when a replica has
+// gone, each on a new goroutine, whose stack would be copied to a larger one for nothing else.
 type front struct {
 	chi.Router
 	handshake http.Handler
@@ -37,26 +37,13 @@ func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	f.Router.ServeHTTP(w, r)
 }
 
-func (s *server) front(cfg Config, rest chi.Router) http.Handler {
-	if cfg.Tracing != nil {
-		return rest // which tells a span its route
-	}
-	handshake := s.requestID(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		_, req := s.monitor.Begin(r.Context())
-		observed := middleware.NewWrapResponseWriter(w, r.ProtoMajor)
-		defer func() { req.Done(handshakePath, r.Method, statusSeen(r, observed.Status())) }()
-		s.node.ServeWebSocket(observed, r)
-	}))
-	if cfg.ClientIPHeader != "" {
-		handshake = clientIP(cfg.ClientIPHeader)(handshake)
-	}
-	return &front{rest, handshake}
-}
-
 // patternOf is the route that a request took; chi knows it when the request is over.
 func patternOf(r *http.Request) string {
 	c := chi.RouteContext(r.Context())
-	if c == nil || c.RouteMethod == "" && c.RoutePattern() == "/" {
+	if c == nil {
+		return handshakePath // past the router: see front
+	}
+	if c.RouteMethod == "" && c.RoutePattern() == "/" {
 		return ""
 	}
 	return c.RoutePattern()

@@ -85,10 +85,11 @@ func Routes(cfg Config) (http.Handler, error) {
 	s.methods = methods(s)
 	s.document = document(cfg.Version, s.methods, cfg.Resources.Routes())
 	r := chi.NewRouter()
-	r.Use(s.observe, cfg.Tracing.Middleware, s.requestID, s.recover)
+	chain := chi.Middlewares{s.observe, cfg.Tracing.Middleware, s.requestID, s.recover}
 	if cfg.ClientIPHeader != "" {
-		r.Use(clientIP(cfg.ClientIPHeader))
+		chain = append(chain, clientIP(cfg.ClientIPHeader))
 	}
+	r.Use(chain...)
 	r.Use(middleware.Preflight("/v1/", s.node.AllowsOrigin))
 	r.NotFound(func(w http.ResponseWriter, r *http.Request) { s.fail(w, r, http.StatusNotFound, notFound) })
 	r.MethodNotAllowed(func(w http.ResponseWriter, r *http.Request) { s.fail(w, r, http.StatusMethodNotAllowed, wrongMethod) })
@@ -114,7 +115,10 @@ func Routes(cfg Config) (http.Handler, error) {
 	r.Get("/api/openapi.json", s.openAPI)
 	r.Route("/api", s.apiRoutes)
 	s.pages(r, cfg)
-	return s.front(cfg, r), nil
+	if cfg.Tracing != nil {
+		return r, nil // which tells a span its route
+	}
+	return &front{r, chain.HandlerFunc(s.node.ServeWebSocket)}, nil
 }
 
 // pages are what people look at.

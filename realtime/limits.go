@@ -67,7 +67,7 @@ func (c *client) mayPublishNow(channel string, o ChannelOptions) bool {
 	if o.PublishRate == 0 {
 		return true
 	}
-	name := c.node.cfg.Namespaces.name(channel)
+	name, _ := c.node.cfg.Namespaces.find(channel)
 	if c.publishes == nil {
 		c.publishes = map[string]*bucket{} // no larger than the configuration
 	}
@@ -75,15 +75,6 @@ func (c *client) mayPublishNow(channel string, o ChannelOptions) bool {
 		c.publishes[name] = &bucket{}
 	}
 	return c.publishes[name].try(time.Now(), float64(o.PublishRate), float64(o.PublishRate))
-}
-
-// name is the listed namespace that a channel belongs to, or "".
-func (n *Namespaces) name(channel string) string {
-	name := namespaceOf(channel)
-	if _, listed := n.byName[name]; listed {
-		return name
-	}
-	return ""
 }
 
 // tally counts connections by something. The zero value is ready; safe for concurrent use.

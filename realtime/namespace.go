@@ -89,11 +89,12 @@ func (o ChannelOptions) check() string {
 	return ""
 }
 
-// Namespaces are the channel options by prefix: "chat:1" belongs to the namespace "chat". A channel of no
-// namespace that is listed has the options of channels without one.
+// Namespaces are the channel options by prefix, "chat:1" belongs to the namespace "chat", or by pattern: "/users/7" to
+// the one with the pattern "/users/:user". A channel of no namespace that is listed has the options of channels without one.
 type Namespaces struct {
-	without ChannelOptions
-	byName  map[string]ChannelOptions
+	without  ChannelOptions
+	byName   map[string]ChannelOptions
+	patterns []pattern // of namespaces that no prefix leads to; the first that matches counts
 }
 
 // NewNamespaces returns namespaces in which every channel has the default options.
@@ -103,7 +104,7 @@ func NewNamespaces() *Namespaces {
 
 // ParseNamespaces reads FORGEWIRE_NAMESPACES: JSON, or the path of a file with JSON.
 //
-//	{"without_namespace": {options}, "namespaces": [{"name": "chat", options}]}
+//	{"without_namespace": {options}, "namespaces": [{"name": "chat", options}, {"name": "user", "pattern": "/users/:user", options}]}
 //
 // Keys it does not know and options that contradict each other are an error, with the line, so that a
 // misspelt permission is not silently the default.
@@ -141,26 +142,41 @@ func ParseNamespaces(text string) (*Namespaces, error) {
 // add reads one namespace, whose text is part of the file.
 func (n *Namespaces) add(file, raw []byte) error {
 	ns := struct {
-		Name string `json:"name"`
+		Name    string `json:"name"`
+		Pattern string `json:"pattern"`
 		ChannelOptions
 	}{ChannelOptions: defaultOptions}
 	if err := strict("namespaces", file, raw, &ns); err != nil {
 		return err
 	}
 	line := lineOf(file, raw, 0)
-	if checkChannel(ns.Name) != "" || strings.ContainsAny(ns.Name, ":$#") {
+	if checkChannel(ns.Name) != "" || strings.ContainsAny(ns.Name, ":$#") || ns.Name[0] == '/' {
 		return fmt.Errorf("namespaces, line %d: %q is not a name: use letters, digits, - and _", line, ns.Name)
 	}
 	if ns.Name == OperatorNamespace {
 		return fmt.Errorf("namespaces, line %d: %q belongs to the server", line, ns.Name)
 	}
-	if _, twice := n.byName[ns.Name]; twice {
+	_, twice := n.byName[ns.Name]
+	if twice || slices.ContainsFunc(n.patterns, func(p pattern) bool { return p.namespace == ns.Name }) {
 		return fmt.Errorf("namespaces, line %d: %q is listed twice", line, ns.Name)
 	}
 	if why := ns.check(); why != "" {
 		return fmt.Errorf("namespaces, line %d: %q: %s", line, ns.Name, why)
 	}
-	n.byName[ns.Name] = ns.ChannelOptions
+	if ns.Pattern == "" {
+		n.byName[ns.Name] = ns.ChannelOptions
+		return nil
+	}
+	p, wrong := parsePattern(ns.Pattern)
+	if wrong != "" {
+		return fmt.Errorf("namespaces, line %d: %q: %s", line, ns.Name, wrong)
+	}
+	p.namespace, p.options = ns.Name, ns.ChannelOptions
+	at, same := slices.BinarySearchFunc(n.patterns, p, pattern.compare)
+	if same {
+		return fmt.Errorf("namespaces, line %d: %q matches the same channels as %q", line, ns.Name, n.patterns[at].namespace)
+	}
+	n.patterns = slices.Insert(n.patterns, at, p)
 	return nil
 }
 
@@ -185,15 +201,34 @@ func lineOf(file, part []byte, offset int) int {
 
 // all returns the options of every namespace.
 func (n *Namespaces) all() []ChannelOptions {
-	return append(slices.Collect(maps.Values(n.byName)), n.without)
+	all := append(slices.Collect(maps.Values(n.byName)), n.without)
+	for _, p := range n.patterns {
+		all = append(all, p.options)
+	}
+	return all
 }
 
 // of returns the options of a channel.
 func (n *Namespaces) of(channel string) ChannelOptions {
-	if o, listed := n.byName[namespaceOf(channel)]; listed {
-		return o
+	_, o := n.find(channel)
+	return o
+}
+
+// find returns the options of a channel, and the namespace that they are of, "" for none that is listed.
+func (n *Namespaces) find(channel string) (name string, o ChannelOptions) {
+	if path := strings.TrimPrefix(channel, "$"); strings.HasPrefix(path, "/") {
+		for _, p := range n.patterns {
+			if p.matches(path) {
+				return p.namespace, p.options
+			}
+		}
+		return "", n.without
 	}
-	return n.without
+	name = namespaceOf(channel)
+	if o, listed := n.byName[name]; listed {
+		return name, o
+	}
+	return "", n.without
 }
 
 // namespaceOf is the prefix of a channel, or "".
@@ -207,10 +242,5 @@ func namespaceOf(channel string) string {
 
 // authorize reports whether the database decides on any channel.
 func (n *Namespaces) authorize() bool {
-	for _, o := range n.byName {
-		if o.Authorize {
-			return true
-		}
-	}
-	return n.without.Authorize
+	return slices.ContainsFunc(n.all(), func(o ChannelOptions) bool { return o.Authorize })
 }

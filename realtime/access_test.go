@@ -391,6 +391,32 @@ func TestLostWhileJoining(t *testing.T) {
 	w.wantClosed(3010)
 }
 
+// Whoever holds a message that the log has lost is told to subscribe anew, with what he reads of it afterwards; whoever
+// holds none keeps his subscription.
+func TestUnsubscribedWhereTheLogWentBack(t *testing.T) {
+	t.Parallel()
+	n, url := startNode(t, dbtest.New(t), "", nil)
+	w := joined(t, url, hs(joe()))
+	for _, channel := range []string{"a", "b"} {
+		if r := w.ask(subscribeTo(channel, "")); r.Error != nil {
+			t.Fatalf("%+v", r.Error)
+		}
+	}
+	at := must(n.Publish(t.Context(), message("a", 1)))[0].Offset
+	if r, code := w.read(); code != 0 || r.Push == nil || r.Push.Pub == nil {
+		t.Fatalf("%+v, %d", r, code)
+	}
+	n.hub.in[0].lost(at - 1)
+	r, code := w.read()
+	if code != 0 || r.Push == nil || r.Push.Channel != "a" || r.Push.Unsubscribe == nil || r.Push.Unsubscribe.Code != 2500 {
+		t.Fatalf("%+v, %d", r.Push, code)
+	}
+	if r := w.ask(subscribeTo("a", "")); r.Error != nil { // nothing came between: b was left alone
+		t.Errorf("%+v", r.Error)
+	}
+	w.wantError(subscribeTo("b", ""), 105)
+}
+
 // Who was told to go is not heard any more, however long the socket lasts.
 func TestDismissedIsNotHeard(t *testing.T) {
 	t.Parallel()

@@ -60,10 +60,10 @@ func newJWKSServer(t *testing.T) (*jwksServer, *verifier, func(time.Duration)) {
 		(*s.answer.Load())(w, r)
 	}))
 	t.Cleanup(s.Close)
-	v := testVerifier(TokenConfig{JWKSURL: s.URL + "/keys"})
+	v := testVerifier(TokenConfig{KeySets: map[string]string{"": s.URL + "/keys"}})
 	var mu sync.Mutex
 	at := time.Now()
-	v.keys.now = func() time.Time { mu.Lock(); defer mu.Unlock(); return at }
+	v.keys[""].now = func() time.Time { mu.Lock(); defer mu.Unlock(); return at }
 	return s, v, func(d time.Duration) { mu.Lock(); defer mu.Unlock(); at = at.Add(d) }
 }
 
@@ -203,16 +203,39 @@ func TestJWKSOneFlight(t *testing.T) {
 func TestJWKSBesidePublicKey(t *testing.T) {
 	s, _, _ := newJWKSServer(t)
 	s.body(keySet(jwkOf("other", "theirs")))
-	v := testVerifier(TokenConfig{JWKSURL: s.URL, PublicKey: testKeys()["p256"].Public(), Secret: testSecret})
+	v := testVerifier(TokenConfig{KeySets: map[string]string{"": s.URL}, PublicKey: testKeys()["p256"].Public(), Secret: testSecret})
 	judgeToken(t, "theirs", v, sign("ES256", testKeys()["other"], kid("theirs"), joe()), wantGood)
 	judgeToken(t, "ours", v, sign("ES256", testKeys()["p256"], nil, joe()), wantGood)
 	judgeToken(t, "ours with a name", v, sign("ES256", testKeys()["p256"], kid("ours"), joe()), wantGood)
 	judgeToken(t, "the secret's", v, sign("HS256", []byte(testSecret), nil, joe()), wantGood)
 	judgeToken(t, "nobody's", v, sign("ES256", testKeys()["other"], nil, joe()), wantBad)
 	s.serve(func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "no", 500) })
-	v = testVerifier(TokenConfig{JWKSURL: s.URL, PublicKey: testKeys()["p256"].Public()})
+	v = testVerifier(TokenConfig{KeySets: map[string]string{"": s.URL}, PublicKey: testKeys()["p256"].Public()})
 	judgeToken(t, "ours while theirs is down", v, sign("ES256", testKeys()["p256"], kid("ours"), joe()), wantGood)
 	if _, err := v.connection(t.Context(), sign("ES256", testKeys()["other"], kid("theirs"), joe())); !errors.Is(err, errKeysUnavailable) {
 		t.Errorf("theirs while it is down: %v", err)
 	}
+}
+
+// Two issuers may name their keys alike, and one of them may be the other's enemy: a set verifies its own issuer's tokens.
+func TestJWKSOfSeveralIssuers(t *testing.T) {
+	ours, _, _ := newJWKSServer(t)
+	theirs, _, _ := newJWKSServer(t)
+	ours.body(keySet(jwkOf("p256", "1"), jwkOf("ed", "e")))
+	theirs.body(keySet(jwkOf("other", "1")))
+	v := testVerifier(TokenConfig{KeySets: map[string]string{"https://ours/": ours.URL, "https://theirs/": theirs.URL}})
+	p256, other := testKeys()["p256"], testKeys()["other"]
+	judgeToken(t, "ours", v, sign("ES256", p256, kid("1"), joe("iss", "https://ours/")), wantGood)
+	judgeToken(t, "theirs", v, sign("ES256", other, kid("1"), joe("iss", "https://theirs/")), wantGood)
+	judgeToken(t, "theirs, as if it were ours", v, sign("ES256", other, kid("1"), joe("iss", "https://ours/")), wantBad)
+	judgeToken(t, "ours, as if it were theirs", v, sign("ES256", p256, kid("1"), joe("iss", "https://theirs/")), wantBad)
+	judgeToken(t, "a name that only we have", v, sign("EdDSA", testKeys()["ed"], kid("e"), joe("iss", "https://theirs/")), wantBad)
+	for name, claims := range map[string]map[string]any{
+		"no issuer": joe(), "an empty issuer": joe("iss", ""), "another issuer": joe("iss", "https://ours"), "an issuer that is no text": joe("iss", []string{"https://ours/"}),
+	} {
+		judgeToken(t, name, v, sign("ES256", p256, kid("1"), claims), wantBad)
+	}
+	theirs.serve(func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "no", 500) })
+	v = testVerifier(TokenConfig{KeySets: map[string]string{"https://ours/": ours.URL, "https://theirs/": theirs.URL}})
+	judgeToken(t, "ours while theirs is down", v, sign("ES256", p256, kid("1"), joe("iss", "https://ours/")), wantGood)
 }

@@ -23,9 +23,12 @@ const tokenLeeway = 5 * time.Second
 type TokenConfig struct {
 	Secret    string           // HS256, HS384, HS512
 	PublicKey crypto.PublicKey // of ParsePublicKey: RS*, PS*, ES* or EdDSA
-	JWKSURL   string           // a JSON Web Key Set: RS*, PS*, ES* and EdDSA, chosen by the token's kid
 	Audience  string           // if set, a token must name it
 	Issuer    string           // if set, a token must name it
+
+	// Addresses of JSON Web Key Sets: RS*, PS*, ES* and EdDSA, the key chosen by the token's kid. Each verifies the tokens
+	// of one issuer, and of no other, whatever their kid; that of "" those of every other.
+	KeySets map[string]string
 
 	OperatorKey []byte // signs and verifies the tokens of operators, and no others; empty for none
 }
@@ -40,12 +43,12 @@ type verifier struct {
 	secret    []byte
 	operators []byte // the key of operators
 	public    crypto.PublicKey
-	keys      *jwks // nil for none
+	keys      map[string]*jwks // by issuer, "" for every one
 	parser    *jwt.Parser
 }
 
 func newVerifier(cfg TokenConfig, logger *slog.Logger) *verifier {
-	v := &verifier{secret: []byte(cfg.Secret), public: cfg.PublicKey, operators: cfg.OperatorKey}
+	v := &verifier{secret: []byte(cfg.Secret), public: cfg.PublicKey, operators: cfg.OperatorKey, keys: map[string]*jwks{}}
 	var methods []string
 	if cfg.Secret != "" {
 		methods = append(methods, "HS256", "HS384", "HS512")
@@ -56,8 +59,10 @@ func newVerifier(cfg TokenConfig, logger *slog.Logger) *verifier {
 	if cfg.PublicKey != nil {
 		methods = append(methods, algorithms(cfg.PublicKey)...)
 	}
-	if cfg.JWKSURL != "" {
-		v.keys = newJWKS(cfg.JWKSURL, logger)
+	for issuer, url := range cfg.KeySets {
+		v.keys[issuer] = newJWKS(url, logger)
+	}
+	if len(v.keys) > 0 {
 		methods = append(methods, "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
 	}
 	if len(methods) == 0 {
@@ -128,10 +133,10 @@ func (v *verifier) key(ctx context.Context, t *jwt.Token) (any, error) {
 	}
 	err := errors.New("no key is configured for the token's algorithm")
 	alg := t.Method.Alg()
-	if v.keys != nil {
+	if keys := v.keySet(t.Claims); keys != nil {
 		var key crypto.PublicKey
 		kid, _ := t.Header["kid"].(string)
-		if key, err = v.keys.find(ctx, kid, alg); err == nil {
+		if key, err = keys.find(ctx, kid, alg); err == nil {
 			return key, nil
 		}
 	}
@@ -139,4 +144,13 @@ func (v *verifier) key(ctx context.Context, t *jwt.Token) (any, error) {
 		return v.public, err
 	}
 	return nil, err
+}
+
+// keySet returns the set of a token's issuer. The token is not verified yet: one that names another's issuer is then
+// verified with that one's keys.
+func (v *verifier) keySet(claims jwt.Claims) *jwks {
+	if issuer, err := claims.GetIssuer(); err == nil && issuer != "" && v.keys[issuer] != nil {
+		return v.keys[issuer]
+	}
+	return v.keys[""]
 }

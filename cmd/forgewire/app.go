@@ -134,7 +134,7 @@ func realtimeConfig(cfg appConfig) (realtime.Config, error) {
 		Name:      cfg.Replica,
 		Version:   version,
 		Tokens: realtime.TokenConfig{
-			Secret: cfg.TokenSecret.Reveal(), PublicKey: publicKey, JWKSURL: cfg.TokenJWKSURL,
+			Secret: cfg.TokenSecret.Reveal(), PublicKey: publicKey, KeySets: cfg.KeySets(),
 			Audience: cfg.TokenAudience, Issuer: cfg.TokenIssuer,
 		},
 		AllowAnonymous:      cfg.AllowAnonymous,

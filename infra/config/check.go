@@ -34,7 +34,9 @@ func (v Variable) check(cfg *Config, raw, given string) string {
 		return checkOrigins(value)
 	}
 	switch v.Name {
-	case "FORGEWIRE_TOKEN_JWKS_URL", "FORGEWIRE_ADMIN_OIDC_ISSUER":
+	case "FORGEWIRE_TOKEN_JWKS_URL":
+		return checkKeySets(raw)
+	case "FORGEWIRE_ADMIN_OIDC_ISSUER":
 		return checkKeySet(raw)
 	case "FORGEWIRE_ADMIN_OIDC_REDIRECT_URL":
 		return checkRedirect(raw)
@@ -172,12 +174,25 @@ func checkValkey(text string) string {
 	return ""
 }
 
+func checkKeySets(text string) string {
+	sets, problem := splitKeySets(text)
+	for issuer, address := range sets {
+		if problem = checkKeySet(address); problem != "" {
+			if issuer != "" {
+				problem = fmt.Sprintf("has something wrong in the address of %q, which %s", issuer, problem)
+			}
+			break
+		}
+	}
+	return problem
+}
+
 // checkKeySet takes the address of a key set. Who can change what comes from there can sign tokens, so it
 // must be https, unless the way leads through a private network alone.
 func checkKeySet(text string) string {
 	u, err := url.Parse(text)
 	switch {
-	case err != nil || u.Hostname() == "":
+	case err != nil || u.Hostname() == "" || strings.ContainsAny(text, " \t\r\n"):
 		return "is not a valid URL"
 	case u.User != nil:
 		return "must not have a user or a password in it"

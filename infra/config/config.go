@@ -45,7 +45,7 @@ type Config struct {
 	APIKey         Secret   `env:"FORGEWIRE_API_KEY" required:"true" meaning:"key of the server API (header X-API-Key), at least 16 characters; \"none\" disables the server API" example:"$(openssl rand -hex 32)"`
 	TokenSecret    Secret   `env:"FORGEWIRE_TOKEN_SECRET" required:"true" meaning:"secret that client tokens are signed with (HMAC), at least 16 bytes, better 32; \"none\" accepts none that are; not required with a public key or a key set" example:"$(openssl rand -hex 32)"`
 	TokenPublicKey string   `env:"FORGEWIRE_TOKEN_PUBLIC_KEY" meaning:"public key that client tokens are verified with, in PEM (RSA, ECDSA or Ed25519)" example:"$(cat public.pem)"`
-	TokenJWKSURL   string   `env:"FORGEWIRE_TOKEN_JWKS_URL" meaning:"JSON Web Key Set that client tokens are verified with; https, or http inside a private network" example:"https://auth.example.com/.well-known/jwks.json"`
+	TokenJWKSURL   string   `env:"FORGEWIRE_TOKEN_JWKS_URL" meaning:"JSON Web Key Set that client tokens are verified with; https, or http inside a private network. For several, comma separated, an issuer (iss) and a space before each, whose tokens alone it then verifies" example:"https://auth.example.com/.well-known/jwks.json"`
 	TokenAudience  string   `env:"FORGEWIRE_TOKEN_AUDIENCE" meaning:"audience (aud) that a client token must name" example:"forgewire"`
 	TokenIssuer    string   `env:"FORGEWIRE_TOKEN_ISSUER" meaning:"issuer (iss) that a client token must name" example:"https://auth.example.com/"`
 	AllowAnonymous bool     `env:"FORGEWIRE_ALLOW_ANONYMOUS" envDefault:"false" meaning:"clients without a token may connect" example:"true"`
@@ -136,6 +136,9 @@ func Load(environ []string) (*Config, error) {
 			missing = Mistake{Variable: "FORGEWIRE_WEBHOOK_URL", Problem: "is required with FORGEWIRE_WEBHOOK_SECRET", Example: "https://app.example.com/webhooks/forgewire"}
 		}
 		mistakes = append(mistakes, missing)
+	}
+	if sets := cfg.KeySets(); cfg.TokenIssuer != "" && len(sets) > 0 && sets[""] == "" {
+		mistakes = append(mistakes, Mistake{Variable: "FORGEWIRE_TOKEN_ISSUER", Problem: "cannot be set where FORGEWIRE_TOKEN_JWKS_URL names issuers"})
 	}
 	mistakes = append(mistakes, cfg.checkUpstreams()...)
 	mistakes = append(mistakes, cfg.checkAdmin(mistakes)...)
@@ -307,6 +310,32 @@ func resolve(vars []Variable, given map[string]string) (values, source map[strin
 
 // Logs are the URLs of the further logs.
 func (c *Config) Logs() []string { return splitLogs(c.LogDatabaseURLs.Reveal()) }
+
+// KeySets returns the addresses of key sets by issuer, "" for every issuer.
+func (c *Config) KeySets() map[string]string {
+	sets, _ := splitKeySets(c.TokenJWKSURL)
+	return sets
+}
+
+// splitKeySets also returns what is wrong with how they are listed.
+func splitKeySets(text string) (sets map[string]string, problem string) {
+	sets = map[string]string{}
+	parts := trimmed(strings.Split(text, ","))
+	for _, part := range parts {
+		issuer, address, both := strings.Cut(part, " ")
+		if !both {
+			issuer, address = "", part
+		}
+		switch _, twice := sets[issuer]; {
+		case issuer == "" && len(parts) > 1:
+			return nil, fmt.Sprintf("does not say whose tokens %q verifies: of several key sets, each has its issuer (iss) and a space before it", address)
+		case twice:
+			return nil, fmt.Sprintf("has the issuer %q twice", issuer)
+		}
+		sets[issuer] = strings.TrimSpace(address)
+	}
+	return sets, ""
+}
 
 // splitLogs divides where an address begins: a comma may also stand inside of one, between hosts.
 func splitLogs(text string) (urls []string) {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"reflect"
 	"strings"
 	"testing"
@@ -233,6 +234,13 @@ func TestLoadValues(t *testing.T) {
 		{"FORGEWIRE_TOKEN_JWKS_URL=ftp://auth/keys", "must begin with https://"},
 		{"FORGEWIRE_TOKEN_JWKS_URL=https://u:sesame@auth/keys", "must not have a user or a password"},
 		{"FORGEWIRE_TOKEN_JWKS_URL=auth.example.com", "is not a valid URL"},
+		{"FORGEWIRE_TOKEN_JWKS_URL=https://a/ https://a/keys", ""},
+		{"FORGEWIRE_TOKEN_JWKS_URL=https://a/ https://a/keys, b  https://b/keys,", ""},
+		{"FORGEWIRE_TOKEN_JWKS_URL=https://a/keys,https://b/keys", `does not say whose tokens "https://a/keys" verifies`},
+		{"FORGEWIRE_TOKEN_JWKS_URL=https://a/ https://a/keys, https://b/keys", `does not say whose tokens "https://b/keys" verifies`},
+		{"FORGEWIRE_TOKEN_JWKS_URL=a https://a/keys, a https://b/keys", `has the issuer "a" twice`},
+		{"FORGEWIRE_TOKEN_JWKS_URL=a https://a/keys, b http://b.example.com/keys", `the address of "b", which must begin with https://`},
+		{"FORGEWIRE_TOKEN_JWKS_URL=a https://a/keys https://a/others", `the address of "a", which is not a valid URL`},
 		{"FORGEWIRE_CLIENT_IP_HEADER=Fly-Client-IP", ""},
 		{"FORGEWIRE_CLIENT_IP_HEADER=Fly-Client-IP:", "is not the name of a header"},
 		{"FORGEWIRE_COMMAND_RATE=-1", "is not a whole number from 0"},
@@ -320,6 +328,22 @@ func TestMetricsPort(t *testing.T) {
 	}
 	if cfg, err := config.Load(environ("FORGEWIRE_METRICS_PORT=9090")); err != nil || cfg.MetricsPort != 9090 {
 		t.Errorf("got %v, %v", cfg, err)
+	}
+}
+
+func TestKeySets(t *testing.T) {
+	for given, want := range map[string]map[string]string{
+		"": {}, "https://a/keys": {"": "https://a/keys"},
+		"https://a/ https://a/keys, b  https://b/keys": {"https://a/": "https://a/keys", "b": "https://b/keys"},
+	} {
+		cfg, err := config.Load(environ("FORGEWIRE_TOKEN_JWKS_URL=" + given))
+		if err != nil || !maps.Equal(cfg.KeySets(), want) {
+			t.Errorf("%q: %v, %v", given, cfg.KeySets(), err)
+		}
+	}
+	_, err := config.Load(environ("FORGEWIRE_TOKEN_JWKS_URL=a https://a/keys", "FORGEWIRE_TOKEN_ISSUER=a"))
+	if err == nil || !strings.Contains(err.Error(), "FORGEWIRE_TOKEN_ISSUER: cannot be set where FORGEWIRE_TOKEN_JWKS_URL names issuers") {
+		t.Errorf("got %v", err)
 	}
 }
 

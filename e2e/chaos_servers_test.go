@@ -16,12 +16,19 @@ import (
 
 const syscallKill = syscall.SIGKILL
 
-// awaken starts PostgreSQL, if what was wrong with it ended it.
+// awaken waits until PostgreSQL works, and starts it if what was wrong with it ended it: it may still be about to end
+// when nothing is wrong any more.
 func (w *chaos) awaken() {
 	w.t.Helper()
-	if w.pg.PID() == 0 {
-		start(w.t, w.pg)
-	}
+	until(w.t, time.Minute, "PostgreSQL working again", func() string {
+		if w.pg.PID() == 0 {
+			start(w.t, w.pg)
+		}
+		if _, err := tryQuery[int](w.url, "SELECT 1"); err != nil {
+			return err.Error()
+		}
+		return ""
+	})
 }
 
 // execute runs a statement past every network, and says so if it fails: the server is well.

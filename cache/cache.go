@@ -185,5 +185,6 @@ func (c *Cache) Announced(data []byte) {
 	}
 }
 
-// Shrink drops that share (0 to 1) of the local copies, because memory is needed.
+// Shrink lets local copies take that share (0 to 1) of LocalBytes from now on, because memory is needed elsewhere; 1 when it no
+// longer is.
 func (c *Cache) Shrink(share float64) { c.local.shrink(share) }

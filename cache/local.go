@@ -20,6 +20,7 @@ const (
 // is never kept, and a purge costs the same however much it hits. Two names on one
 // mark cost a miss now and then, never a wrong answer.
 type local struct {
+	bytes  int64 // that the copies may usually take
 	copies *otter.Cache[string, *copied]
 	seed   maphash.Seed
 	keys   [stripes]atomic.Uint64
@@ -56,7 +57,7 @@ func newLocal(bytes int64) (*local, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &local{copies: copies, seed: maphash.MakeSeed()}, nil
+	return &local{bytes: bytes, copies: copies, seed: maphash.MakeSeed()}, nil
 }
 
 func (l *local) stripe(name string) uint64 { return maphash.String(l.seed, name) % stripes }
@@ -145,21 +146,9 @@ func (l *local) clear() {
 	l.copies.InvalidateAll()
 }
 
-// shrink drops that share of the copies' bytes, those that are least likely used again first.
+// shrink bounds the copies to a share of what they may usually take, and drops at once what is above it, least used first.
 func (l *local) shrink(share float64) {
-	want := uint64(float64(l.copies.WeightedSize()) * min(max(share, 0), 1))
-	var victims []string
-	var freed uint64
-	for e := range l.copies.Coldest() {
-		if freed >= want {
-			break
-		}
-		freed += uint64(e.Weight)
-		victims = append(victims, e.Key)
-	}
-	for _, key := range victims {
-		l.copies.Invalidate(key)
-	}
+	l.copies.SetMaximum(uint64(float64(l.bytes) * share))
 	l.copies.CleanUp() // the memory is wanted now
 }
 

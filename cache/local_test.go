@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -67,14 +68,19 @@ func TestLocalIsBounded(t *testing.T) {
 		c.Set(t.Context(), fmt.Sprint("key", i), make([]byte, 1000), SetOptions{TTL: time.Hour})
 	}
 	eventually(t, func() bool { b, _ := c.local.size(); return b <= bound && b > bound/2 }, "the bound is not kept")
-	before, _ := c.local.size()
-	c.Shrink(0.5)
-	if after, _ := c.local.size(); after > before*6/10 || after < before/4 {
-		t.Errorf("Shrink(0.5) left %d of %d", after, before)
+	fill := func() {
+		for i := range 4000 {
+			c.Set(t.Context(), fmt.Sprint("more", i), make([]byte, 1000), SetOptions{TTL: time.Hour})
+		}
 	}
-	c.Shrink(1)
-	if _, n := c.local.size(); n != 0 {
-		t.Errorf("Shrink(1) left %d entries", n)
+	for _, share := range []float64{0.5, 0.1, 0.5, 1} { // as memory is short, shorter, and no longer
+		most := int64(share * bound)
+		c.Shrink(share)
+		if b, _ := c.local.size(); b > most {
+			t.Errorf("Shrink(%v) left %d of %d", share, b, most)
+		}
+		fill()
+		eventually(t, func() bool { b, _ := c.local.size(); return b <= most && b > most/2 }, "the share does not bound what comes later")
 	}
 }
 
@@ -184,6 +190,35 @@ func TestNoticesWaitForTheBus(t *testing.T) {
 	}
 	joint.fail(nil)
 	eventually(t, func() bool { _, ok := b.Get(ctx, "stays"); return !ok }, "an overflow empties nothing")
+}
+
+// A bus that is away is tried once in a while, not without end.
+func TestNoticesRest(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := &refusing{}
+		n := newNotices(b, slog.New(slog.DiscardHandler))
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- n.run(ctx) }()
+		n.add("name")
+		time.Sleep(10*announceRetry + announceRetry/2)
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		if b.tries < 10 || b.tries > 13 {
+			t.Errorf("tried %d times in ten seconds", b.tries)
+		}
+	})
+}
+
+// refusing is a Bus that is away.
+type refusing struct{ tries int }
+
+func (r *refusing) Announce(context.Context, string, []byte) error {
+	r.tries++
+	return errors.New("away")
 }
 
 func TestForeignNoticeEmpties(t *testing.T) {

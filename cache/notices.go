@@ -50,6 +50,15 @@ func (n *notices) add(names ...string) {
 	if n.bus == nil {
 		return
 	}
+	n.queue(names)
+	select {
+	case n.wake <- struct{}{}:
+	default:
+	}
+}
+
+// queue does not wake run: what could not be sent waits until it is time to try again.
+func (n *notices) queue(names []string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for _, name := range names {
@@ -59,10 +68,6 @@ func (n *notices) add(names ...string) {
 			break
 		}
 		n.names[name] = struct{}{}
-	}
-	select {
-	case n.wake <- struct{}{}:
-	default:
 	}
 }
 
@@ -102,7 +107,7 @@ func (n *notices) flush(ctx context.Context) error {
 			n.mu.Lock()
 			n.all = n.all || all
 			n.mu.Unlock()
-			n.add(names...)
+			n.queue(names)
 			return err
 		}
 	}

@@ -264,13 +264,27 @@ func TestLLMClientStopsReading(t *testing.T) {
 func TestLLMDrain(t *testing.T) {
 	t.Parallel()
 	c := newLLM(t, nil, map[string]fakellm.Behaviour{"m": {Tokens: 40, Interval: 50 * time.Millisecond}})
-	s := c.open(0, "/chat/completions", asking("m", "drain", object{"stream": true}))
-	s.await(" 5")
-	ended := make(chan struct{})
-	go func() { defer close(ended); c.replicas[0].term() }()
-	checkAnswer(t, textOf(t, s.all()), "drain", 40)
-	<-ended
-	checkAnswer(t, contentOf(t, c.mustAsk(1, "/chat/completions", asking("m", "drain", nil)).body), "drain", 40)
+	for calls, leader := range []int{0, 1} { // the replica that leaves leads, and then it follows
+		prompt := fmt.Sprint("drain ", leader)
+		body := asking("m", prompt, object{"stream": true})
+		first := c.open(leader, "/chat/completions", body)
+		first.await(" 3")
+		joined := c.open(1-leader, "/chat/completions", body)
+		joined.await(" 5")
+		ended := make(chan struct{})
+		go func() { defer close(ended); c.replicas[0].term() }()
+		nonce := checkAnswer(t, textOf(t, first.all()), prompt, 40)
+		if got := checkAnswer(t, textOf(t, joined.all()), prompt, 40); got != nonce {
+			t.Errorf("%s: who joined got another answer", prompt)
+		}
+		<-ended
+		checkAnswer(t, contentOf(t, c.mustAsk(1, "/chat/completions", asking("m", prompt, nil)).body), prompt, 40)
+		if n := c.model.Count("m"); n != calls+1 {
+			t.Errorf("%s: the model was asked %d times", prompt, n)
+		}
+		c.replicas[0].start()
+		c.replicas[0].waitReady(30 * time.Second)
+	}
 }
 
 // An answer may take longer than a request to any other route may.

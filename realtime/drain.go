@@ -23,8 +23,12 @@ func dismissals(n int, grace time.Duration, jitter func() float64) []time.Durati
 	return at
 }
 
-// dismiss tells every client to reconnect, and waits until they are gone or the grace is nearly over.
-func (n *Node) dismiss() {
+// Drain accepts no connection any more, tells every client to reconnect elsewhere, and waits until they are gone or the
+// grace is nearly over. Publishing, reading and following go on until Run's context ends; Run drains by itself if nobody did.
+func (n *Node) Drain() {
+	n.accepting.Lock()
+	n.refuse.Do(func() { close(n.draining) })
+	n.accepting.Unlock()
 	clients := n.hub.all()
 	rand.Shuffle(len(clients), func(i, j int) { clients[i], clients[j] = clients[j], clients[i] })
 	start := time.Now()

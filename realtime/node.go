@@ -107,6 +107,7 @@ type Node struct {
 
 	accepting sync.RWMutex  // held while a connection is counted, so that none is after draining
 	draining  chan struct{} // closed when no connection is accepted any more
+	refuse    sync.Once     // closes it
 }
 
 // New makes a Node; Run starts it.
@@ -275,10 +276,7 @@ func (n *Node) Run(ctx context.Context) error {
 	feeds.Go(func() error { return n.queue.Run(feed) })
 
 	<-ctx.Done()
-	n.accepting.Lock()
-	close(n.draining)
-	n.accepting.Unlock()
-	n.dismiss()
+	n.Drain()
 	stopFeed()
 	err := feeds.Wait()
 	stopHub()

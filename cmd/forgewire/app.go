@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -251,28 +252,38 @@ func (a *app) Run(ctx context.Context, ln, metrics net.Listener) error {
 		})
 	}
 	a.base.start(ctx, g)
-	g.Go(func() error { return a.node.Run(ctx) })
+	// What is under way, requests and answers that others read along, still publishes, follows and uses the cache.
+	used, unused := context.WithCancel(context.WithoutCancel(ctx))
+	g.Go(func() error { return a.node.Run(used) })
+	g.Go(func() error { return a.cache.Run(used) })
 	if a.admin != nil {
 		g.Go(func() error { return a.admin.Run(ctx) })
 	}
-	if a.models != nil {
-		g.Go(func() error { return a.models.Run(ctx) })
-	}
-	cached, drained := context.WithCancel(context.WithoutCancel(ctx))
-	g.Go(func() error { return a.cache.Run(cached) })
 	g.Go(func() error { return a.resources.Run(ctx) })
 	if a.rates != nil {
 		g.Go(func() error { return a.rates.Run(ctx) })
 	}
-	g.Go(func() error {
-		defer endGate()
-		defer drained() // requests that end now still use the cache
+	var underWay sync.WaitGroup
+	if a.models != nil {
+		underWay.Add(1)
+		g.Go(func() error { defer underWay.Done(); return a.models.Run(ctx) })
+	}
+	underWay.Go(func() {
+		<-ctx.Done()
+		a.node.Drain()
+	})
+	underWay.Go(func() {
 		<-ctx.Done()
 		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), a.cfg.ShutdownTimeout-a.cfg.ShutdownTimeout/flushShare)
 		defer cancel()
 		if err := a.server.Shutdown(grace); err != nil {
 			_ = a.server.Close() // what did not end in its time is cut
 		}
+	})
+	g.Go(func() error {
+		defer endGate()
+		defer unused()
+		underWay.Wait()
 		return nil
 	})
 	err := g.Wait()

@@ -86,6 +86,7 @@ func (l *listener) end(why error) {
 
 // run listens until ctx ends, reconnecting for ever; but not while nobody uses this replica.
 func (l *listener) run(ctx context.Context) error {
+	told := "" // a failure that repeats is told once
 	for backoff := minBackoff; ; backoff = min(2*backoff, maxBackoff) {
 		connected, err := l.session(ctx)
 		if ctx.Err() != nil {
@@ -103,9 +104,12 @@ func (l *listener) run(ctx context.Context) error {
 		if errors.Is(err, errLogSet) {
 			backoff = min(backoff, maxSetBackoff) // somebody is about to change it
 		}
-		l.logger.Warn("the connection that listens to the database is lost, reconnecting", "error", err)
 		if connected {
-			backoff = minBackoff
+			backoff, told = minBackoff, ""
+		}
+		if why := err.Error(); why != told {
+			l.logger.Warn("not listening to the database, reconnecting", "error", err)
+			told = why
 		}
 		select {
 		case <-time.After(backoff/2 + rand.N(backoff)):

@@ -5,26 +5,35 @@ import (
 	"time"
 )
 
-// After this many failures in a row an upstream is left alone, for a time that doubles while it goes on failing.
+// After this many failures in a row an upstream is left alone for a model, for a time that doubles while it goes on failing.
 const (
 	breakAfter = 5
 	minBreak   = time.Second
 	maxBreak   = 30 * time.Second
+	maxBreaks  = 1024 // that are remembered: callers choose the names of models
 )
 
-// breaker keeps requests from an upstream that fails: those that come would wait for nothing.
+// breakers keep requests from upstreams that fail: those that come would wait for nothing. Each upstream has one for
+// each of its models, so that one that is broken there is not in the way of the others.
+type breakers struct {
+	mu      sync.Mutex
+	failing map[route]*breaker // guarded by mu, and all in it
+}
+
 type breaker struct {
-	mu       sync.Mutex
 	failures int
 	until    time.Time // nobody is let through before
 	pause    time.Duration
 }
 
+func newBreakers() *breakers { return &breakers{failing: map[route]*breaker{}} }
+
 // allow says whether to try now. When a pause is over one caller tries, and the others wait for what he finds.
-func (b *breaker) allow(now time.Time) bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.failures < breakAfter {
+func (bs *breakers) allow(r route, now time.Time) bool {
+	bs.mu.Lock()
+	defer bs.mu.Unlock()
+	b := bs.failing[r]
+	if b == nil || b.failures < breakAfter {
 		return true
 	}
 	if now.Before(b.until) {
@@ -35,21 +44,36 @@ func (b *breaker) allow(now time.Time) bool {
 }
 
 // left is how long the pause lasts.
-func (b *breaker) left(now time.Time) time.Duration {
-	b.mu.Lock()
-	defer b.mu.Unlock()
+func (bs *breakers) left(r route, now time.Time) time.Duration {
+	bs.mu.Lock()
+	defer bs.mu.Unlock()
+	b := bs.failing[r]
+	if b == nil {
+		return 0
+	}
 	return max(0, b.until.Sub(now))
 }
 
-func (b *breaker) succeeded() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.failures, b.pause = 0, 0
+func (bs *breakers) succeeded(r route) {
+	bs.mu.Lock()
+	defer bs.mu.Unlock()
+	delete(bs.failing, r)
 }
 
-func (b *breaker) failed(now time.Time) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
+func (bs *breakers) failed(r route, now time.Time) {
+	bs.mu.Lock()
+	defer bs.mu.Unlock()
+	b := bs.failing[r]
+	if b == nil {
+		if len(bs.failing) >= maxBreaks {
+			for any := range bs.failing {
+				delete(bs.failing, any)
+				break
+			}
+		}
+		b = &breaker{}
+		bs.failing[r] = b
+	}
 	b.failures++
 	if b.failures >= breakAfter {
 		b.pause = min(max(2*b.pause, minBreak), maxBreak)

@@ -137,7 +137,7 @@ func TestRetriesAndFallbacks(t *testing.T) {
 		calls  int64 // of the bad one
 		ok     bool
 	}{{500, 3, true}, {429, 3, true}, {408, 3, true}, {409, 3, true}, {400, 1, false}, {404, 1, false}} {
-		r.client.breakers["bad"].succeeded()
+		r.client.breakers.succeeded(r.client.upstreams.routes("smart")[0])
 		bad.calls.Store(0)
 		bad.handle = func(call int64, w http.ResponseWriter, _ *http.Request, _ []byte) bool {
 			w.Header().Set("retry-after-ms", "1")
@@ -205,7 +205,11 @@ func TestABreakerAndAStaleAnswer(t *testing.T) {
 	if got.status != 200 || got.body != first.body || !strings.Contains(got.header.Get("Cache-Status"), "stale-if-error") || !strings.Contains(got.header.Get("Cache-Status"), "ttl=") {
 		t.Errorf("%+v", got)
 	}
-	for i := range 3 {
+	// Each counts once, however often it was tried.
+	if left := r.client.breakers.left(r.client.upstreams.routes("m")[0], time.Now()); left > 0 {
+		t.Errorf("left alone for %s after one failure", left)
+	}
+	for i := range breakAfter - 1 {
 		if got := r.post(t, "chat/completions", ask(fmt.Sprint(i), "")); got.status != 502 && got.status != 503 {
 			t.Errorf("%+v", got)
 		}
@@ -214,6 +218,69 @@ func TestABreakerAndAStaleAnswer(t *testing.T) {
 	got = r.post(t, "chat/completions", ask("fast", ""))
 	if got.status != 503 || !strings.Contains(got.body, "upstream_unavailable") || got.header.Get("Retry-After") == "" || time.Since(begun) > 200*time.Millisecond {
 		t.Errorf("%s: %+v", time.Since(begun), got)
+	}
+}
+
+// One upstream's timeout is not the next one's: who hangs is left for it, and counted.
+func TestAnUpstreamThatHangsIsLeftForTheNext(t *testing.T) {
+	bad, good := newUpstream(t), newUpstream(t)
+	ups, err := ParseUpstreams(fmt.Sprintf(`{"upstreams":[{"name":"bad","url":"%s/v1","key":"k1","timeout":"100ms"},{"name":"good","url":"%s/v1","key":"k2"}],
+		"aliases":{"smart":["bad/bad-1","good/good-1"],"alone":["bad/bad-1"]}}`, bad.URL, good.URL), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := newNetwork(t).replica(ups, nil)
+	bad.handle = func(_ int64, _ http.ResponseWriter, req *http.Request, _ []byte) bool {
+		<-req.Context().Done()
+		return true
+	}
+	named := func(model, prompt, more string) string {
+		return strings.Replace(ask(prompt, more), `"m"`, `"`+model+`"`, 1)
+	}
+	for i := range breakAfter {
+		more := ""
+		if i%2 > 0 {
+			more = streamed
+		}
+		if got := r.post(t, "chat/completions", named("smart", fmt.Sprint(i), more)); got.status != 200 || bad.calls.Load() != int64(i+1) {
+			t.Errorf("asked %d times: %+v", bad.calls.Load(), got)
+		}
+	}
+	if got := r.post(t, "chat/completions", named("alone", "broken", "")); got.status != 503 || !strings.Contains(got.body, "upstream_unavailable") {
+		t.Errorf("%+v", got)
+	}
+	r.client.breakers.succeeded(r.client.upstreams.routes("alone")[0])
+	if got := r.post(t, "chat/completions", named("alone", "mute", "")); got.status != 504 || !strings.Contains(got.body, "upstream_timeout") {
+		t.Errorf("%+v", got)
+	}
+}
+
+// What is broken for one model, or only in the list of them, is in nobody else's way.
+func TestABrokenModelIsInNobodysWay(t *testing.T) {
+	r, u := single(t, nil)
+	u.handle = func(call int64, w http.ResponseWriter, req *http.Request, b []byte) bool {
+		if strings.HasSuffix(req.URL.Path, "/models") || bytes.Contains(b, []byte(`"poison"`)) {
+			w.Header().Set("Retry-After", "60") // or it is tried again
+			return answering(500, "text/plain", "")(call, w, req, b)
+		}
+		return false
+	}
+	for i := range 2 * breakAfter {
+		r.do(context.Background(), t, "GET", "models", "")
+		r.post(t, "chat/completions", strings.Replace(ask(fmt.Sprint(i), ""), `"m"`, `"poison"`, 1))
+	}
+	if got := r.post(t, "chat/completions", ask("fine", "")); got.status != 200 {
+		t.Errorf("%+v", got)
+	}
+	if got := r.post(t, "chat/completions", strings.Replace(ask("more", ""), `"m"`, `"poison"`, 1)); got.status != 503 {
+		t.Errorf("%+v", got)
+	}
+	// As many names as a caller likes are not remembered.
+	for i := range 2 * maxBreaks {
+		r.client.breakers.failed(route{&r.client.upstreams.List[0], fmt.Sprint(i)}, time.Now())
+	}
+	if n := len(r.client.breakers.failing); n > maxBreaks {
+		t.Errorf("%d are remembered", n)
 	}
 }
 

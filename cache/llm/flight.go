@@ -70,6 +70,10 @@ var (
 // landSlack is more than an answer is older than its landing.
 const landSlack = time.Second
 
+// flightSlack is how much longer a flight may take than its upstreams together, each of which has a timeout of its own:
+// a bound for who waits for a leader elsewhere that makes no end.
+const flightSlack = time.Minute
+
 // wants says whether an answer of that age, which has landed elsewhere, would be a hit here.
 func (s *Service) wants(req *request, age time.Duration) bool {
 	return req.controls.fresh(age) && age < s.ttl(req.controls.class)
@@ -79,9 +83,9 @@ func (s *Service) wants(req *request, age time.Duration) bool {
 func (s *Service) fly(f *flight) {
 	defer f.settle.Do(func() { close(f.settled) })
 	defer f.cancel(nil)
-	timeout := time.Duration(0)
+	timeout := flightSlack
 	for _, r := range f.req.routes {
-		timeout = max(timeout, r.upstream.Timeout)
+		timeout += r.upstream.Timeout
 	}
 	defer time.AfterFunc(timeout, func() { f.cancel(errSilent) }).Stop()
 	if !f.shares {

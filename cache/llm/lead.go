@@ -92,7 +92,7 @@ func (s *Service) generate(f *flight, out *retake, begun func()) {
 		s.failed(f, out, err)
 		return
 	}
-	defer ans.Body.Close()
+	defer ans.close()
 	f.upstream, f.model, f.fallback = ans.route.upstream, ans.route.model, ans.fallback
 	if ans.StatusCode != http.StatusOK {
 		out.finish(flightEnd{Failure: refused(ans, f.req.ownKey)})
@@ -110,6 +110,9 @@ func (s *Service) generate(f *flight, out *retake, begun func()) {
 		err = readObject(f, ans, h, out)
 	}
 	if err != nil {
+		if cause := context.Cause(ans.ctx); cause != nil {
+			err = cause
+		}
 		s.failed(f, out, err)
 	}
 }
@@ -127,7 +130,7 @@ func (s *Service) failed(f *flight, out *retake, err error) {
 
 // readStream reads events until the stream ends.
 func (s *Service) readStream(f *flight, ans *answer, out *retake) error {
-	idle := time.AfterFunc(f.upstream.IdleTimeout, func() { f.cancel(errSilent) })
+	idle := time.AfterFunc(f.upstream.IdleTimeout, func() { ans.cancel(errSilent) })
 	defer idle.Stop()
 	var p sseParser
 	var batch []event

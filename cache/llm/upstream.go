@@ -22,6 +22,7 @@ const (
 	firstWait     = 250 * time.Millisecond
 	maxRetryAfter = 5 * time.Second // an upstream that wants more is left for the next one, or its answer given
 	maxErrorBytes = 64 << 10        // of an answer that is an error
+	drainWithin   = time.Second     // of one that nobody wants
 )
 
 var (
@@ -38,7 +39,7 @@ type client struct {
 	upstreams Upstreams
 	transport http.RoundTripper
 	closeIdle func()
-	breakers  map[string]*breaker
+	breakers  *breakers
 }
 
 // newClient makes a client; wrap, if not nil, puts something around its transport.
@@ -52,12 +53,9 @@ func newClient(u Upstreams, wrap func(http.RoundTripper) http.RoundTripper) *cli
 		ForceAttemptHTTP2:   true,
 		DisableCompression:  true, // answers pass through byte for byte
 	}
-	c := &client{upstreams: u, breakers: map[string]*breaker{}, transport: own, closeIdle: own.CloseIdleConnections}
+	c := &client{upstreams: u, breakers: newBreakers(), transport: own, closeIdle: own.CloseIdleConnections}
 	if wrap != nil {
 		c.transport = wrap(own)
-	}
-	for _, one := range u.List {
-		c.breakers[one.Name] = &breaker{}
 	}
 	return c
 }
@@ -76,7 +74,16 @@ type question struct {
 type answer struct {
 	*http.Response
 	route    route
-	fallback bool // not by the first route
+	fallback bool                    // not by the first route
+	ctx      context.Context         // of the body: ends with the upstream's timeout
+	cancel   context.CancelCauseFunc // with why
+	stop     func()                  // lets go of ctx
+}
+
+// close gives up what has not been read.
+func (a *answer) close() {
+	_ = a.Body.Close()
+	a.stop()
 }
 
 // ask returns the first answer that is worth giving: of the first upstream that does not fail, or the last failure.
@@ -85,47 +92,75 @@ func (c *client) ask(ctx context.Context, q question) (*answer, error) {
 	var last *answer
 	err := errBroken
 	for i, r := range q.routes {
-		b := c.breakers[r.upstream.Name]
-		for attempt := 0; attempt <= maxRetries; attempt++ {
-			if !b.allow(time.Now()) {
-				break
-			}
-			resp, e := c.send(ctx, q, r) //nolint:bodyclose // whoever gets the answer closes it, and discard those that nobody gets
-			if ctx.Err() != nil {
-				discard(last)
-				return nil, fmt.Errorf("ask %s: %w", r.upstream.Name, context.Cause(ctx))
-			}
-			if e == nil && !isRetryable(resp) {
-				b.succeeded()
-				discard(last)
-				return &answer{Response: resp, route: r, fallback: i > 0}, nil
-			}
-			if e != nil || resp.StatusCode >= 500 {
-				b.failed(time.Now())
-			}
+		if !c.breakers.allow(r, time.Now()) {
+			continue
+		}
+		ans, e := c.askOne(ctx, q, r)
+		if ctx.Err() != nil {
+			discard(ans)
 			discard(last)
-			last, err = nil, e
-			wait := firstWait<<attempt + rand.N(firstWait)
-			if e == nil {
-				last = &answer{Response: resp, route: r, fallback: i > 0}
-				after := retryAfter(resp.Header, time.Now())
-				if after > maxRetryAfter {
-					break
-				}
-				wait = max(wait, after)
-			} else if errors.Is(e, errNoKey) || errors.Is(e, errRedirect) {
-				break
+			return nil, fmt.Errorf("ask %s: %w", r.upstream.Name, context.Cause(ctx))
+		}
+		discard(last)
+		last, err = ans, e
+		if ans != nil {
+			ans.fallback = i > 0
+			if !isRetryable(ans.Response) {
+				c.breakers.succeeded(r)
+				return ans, nil
 			}
-			if attempt < maxRetries && !pause(ctx, wait) {
-				discard(last)
-				return nil, fmt.Errorf("ask %s: %w", r.upstream.Name, context.Cause(ctx))
-			}
+		}
+		// Once for a request, however often it was tried: it may be the request that the upstream cannot stand.
+		if ans != nil && ans.StatusCode >= 500 || e != nil && !errors.Is(e, errNoKey) {
+			c.breakers.failed(r, time.Now())
 		}
 	}
 	if last != nil {
 		return last, nil
 	}
 	return nil, err
+}
+
+// askOne asks one upstream, again if that may help. Its timeout begins here, and is its own: who hangs does not take
+// the next one's time.
+func (c *client) askOne(ctx context.Context, q question, r route) (last *answer, err error) {
+	own, cancel := context.WithCancelCause(ctx)
+	timer := time.AfterFunc(r.upstream.Timeout, func() { cancel(errSilent) })
+	stop := func() {
+		timer.Stop()
+		cancel(nil)
+	}
+	defer func() {
+		if last == nil {
+			stop()
+		}
+	}()
+	for attempt := 0; ; attempt++ {
+		resp, e := c.send(own, q, r) //nolint:bodyclose // whoever gets the answer closes it, and drain those that nobody gets
+		if own.Err() != nil {
+			if e == nil {
+				_ = resp.Body.Close() // it came too late
+			}
+			return nil, fmt.Errorf("ask %s: %w", r.upstream.Name, context.Cause(own))
+		}
+		wait := firstWait<<attempt + rand.N(firstWait)
+		again := attempt < maxRetries && c.breakers.left(r, time.Now()) == 0
+		if e != nil {
+			if !again || errors.Is(e, errNoKey) || errors.Is(e, errRedirect) {
+				return nil, e
+			}
+		} else {
+			after := retryAfter(resp.Header, time.Now())
+			if !again || !isRetryable(resp) || after > maxRetryAfter {
+				return &answer{Response: resp, route: r, ctx: own, cancel: cancel, stop: stop}, nil
+			}
+			wait = max(wait, after)
+			drain(resp)
+		}
+		if !pause(own, wait) {
+			return nil, fmt.Errorf("ask %s: %w", r.upstream.Name, context.Cause(own))
+		}
+	}
 }
 
 // send makes one attempt.
@@ -210,18 +245,24 @@ func pause(ctx context.Context, d time.Duration) bool {
 
 // discard gives an answer up whose place another one takes.
 func discard(a *answer) {
-	if a == nil {
-		return
+	if a != nil {
+		drain(a.Response)
+		a.stop()
 	}
-	_, _ = io.CopyN(io.Discard, a.Body, maxErrorBytes) // so that its connection can be used again
-	_ = a.Body.Close()
+}
+
+// drain reads the rest, so that the connection can be used again, but does not wait long for it.
+func drain(r *http.Response) {
+	defer time.AfterFunc(drainWithin, func() { _ = r.Body.Close() }).Stop()
+	_, _ = io.CopyN(io.Discard, r.Body, maxErrorBytes)
+	_ = r.Body.Close()
 }
 
 // retryIn is when a request for these routes may go well again, as far as the breakers know.
 func (c *client) retryIn(routes []route) time.Duration {
 	least := maxBreak
 	for _, r := range routes {
-		least = min(least, c.breakers[r.upstream.Name].left(time.Now()))
+		least = min(least, c.breakers.left(r, time.Now()))
 	}
 	return max(least, time.Second)
 }

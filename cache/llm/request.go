@@ -54,7 +54,7 @@ func (s *Service) read(w http.ResponseWriter, r *http.Request, e endpoint) (*req
 	if req.controls, refusal = readControls(r.Header); refusal != nil {
 		return nil, refusal
 	}
-	text, refusal := readBody(w, r)
+	text, refusal := readBody(w, r, maxBodyBytes)
 	if refusal != nil {
 		return nil, refusal
 	}
@@ -84,18 +84,18 @@ func unknownModel() *Refusal {
 	return &Refusal{Status: http.StatusNotFound, Type: typeInvalid, Code: "model_not_found", Message: "no upstream serves this model", Param: "model"}
 }
 
-// readBody reads all of a request's body in its time.
-func readBody(w http.ResponseWriter, r *http.Request) ([]byte, *Refusal) {
+// readBody reads all of a request's body, which has at most so many bytes, in its time.
+func readBody(w http.ResponseWriter, r *http.Request, most int64) ([]byte, *Refusal) {
 	if enc := r.Header.Get("Content-Encoding"); enc != "" && enc != "identity" {
 		return nil, &Refusal{Status: http.StatusUnsupportedMediaType, Type: typeInvalid, Code: "unsupported_encoding", Message: "the request's body must not be compressed"}
 	}
 	rc := http.NewResponseController(w)
 	_ = rc.SetReadDeadline(time.Now().Add(bodyTimeout)) // where it cannot be set, the server's own holds
-	text, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBodyBytes))
+	text, err := io.ReadAll(http.MaxBytesReader(w, r.Body, most))
 	var tooLarge *http.MaxBytesError
 	switch {
 	case errors.As(err, &tooLarge):
-		return nil, &Refusal{Status: http.StatusRequestEntityTooLarge, Type: typeInvalid, Code: "body_too_large", Message: fmt.Sprintf("the request's body is larger than %d bytes", int(maxBodyBytes))}
+		return nil, &Refusal{Status: http.StatusRequestEntityTooLarge, Type: typeInvalid, Code: "body_too_large", Message: fmt.Sprintf("the request's body is larger than %d bytes", most)}
 	case errors.Is(err, memory.ErrShort):
 		return nil, &Refusal{Status: http.StatusServiceUnavailable, Type: typeServer, Code: "memory_short", Message: "memory is short, try again soon",
 			Header: http.Header{"Retry-After": {"1"}}}

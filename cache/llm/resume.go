@@ -31,9 +31,9 @@ func (s *Service) Resume(w http.ResponseWriter, r *http.Request, id string) {
 		}
 		after = int(n)
 	}
-	stream, ok := wantsStream(w, r)
-	if !ok {
-		invalid("invalid_type", "stream must be true or false", "stream").Write(w)
+	stream, refusal := wantsStream(w, r)
+	if refusal != nil {
+		refusal.Write(w)
 		return
 	}
 	base := "tenant:" + caller.Tenant
@@ -70,31 +70,38 @@ func (s *Service) Resume(w http.ResponseWriter, r *http.Request, id string) {
 	_ = rd.serve(ctx) // whoever resumes again goes on where this ended
 }
 
+// maxResumeBody bounds what a request to resume brings: the word "stream", and what a client adds to every body.
+const maxResumeBody = 4 << 10
+
 // wantsStream reads whether the answer is wanted as a stream: from the query or, where the published Go SDK has it, a
 // JSON body.
-func wantsStream(w http.ResponseWriter, r *http.Request) (stream, ok bool) {
+func wantsStream(w http.ResponseWriter, r *http.Request) (bool, *Refusal) {
+	wrong := invalid("invalid_type", "stream must be true or false", "stream")
 	switch r.URL.Query().Get("stream") {
 	case "true":
-		return true, true
+		return true, nil
 	case "false":
-		return false, true
+		return false, nil
 	case "":
 	default:
-		return false, false
+		return false, wrong
 	}
 	if r.ContentLength == 0 {
-		return false, true
+		return false, nil
 	}
-	text, refusal := readBody(w, r)
+	text, refusal := readBody(w, r, maxResumeBody)
 	if refusal != nil {
-		return false, false
+		return false, refusal
 	}
-	b, err := parseJSON(text)
-	if err != nil || b.kind != '{' {
-		return false, false
+	b, err := parseUpTo(text, maxResumeBody)
+	if err != nil {
+		return false, invalid(codeOf(err), err.Error(), "")
 	}
 	v := b.get("stream")
-	return v.kind == 't', v.kind == 0 || v.kind == 't' || v.kind == 'f'
+	if b.kind != '{' || v.has() && v.kind != 't' && v.kind != 'f' {
+		return false, wrong
+	}
+	return v.kind == 't', nil
 }
 
 // Waits for an answer that is not in the log yet: whoever reloads a page may be faster than the log.

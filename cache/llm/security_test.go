@@ -27,6 +27,21 @@ func TestABodyOfManyValuesIsRefused(t *testing.T) {
 	}
 }
 
+// Nor where nobody weighs it: a request to resume has next to no body.
+func TestABodyThatResumesIsSmall(t *testing.T) {
+	r, _ := single(t, nil)
+	for body, want := range map[string]int{
+		`[` + strings.Repeat("0,", 1<<20) + `0]`:                   http.StatusRequestEntityTooLarge,
+		`{"stream":true,"x":"` + strings.Repeat("x", 4<<10) + `"}`: http.StatusRequestEntityTooLarge,
+		`{"stream":1}`: http.StatusBadRequest, `[]`: http.StatusBadRequest, `{`: http.StatusBadRequest,
+		`{"stream":true}`: http.StatusNotFound, `{"stream":null}`: http.StatusNotFound, `{}`: http.StatusNotFound,
+	} {
+		if got := r.do(t.Context(), t, "GET", "responses/fw_x", body); got.status != want {
+			t.Errorf("%.40s: %d %s, want %d", body, got.status, got.body, want)
+		}
+	}
+}
+
 // An upstream may quote the key that it was sent. Nobody is told it, and the log neither.
 func TestUpstreamsKeyIsNotToldOfErrors(t *testing.T) {
 	for name, answer := range map[string]func(w http.ResponseWriter){

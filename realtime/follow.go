@@ -173,3 +173,13 @@ func (n *Namespaces) Reserve(name string) error {
 	n.byName[name] = o
 	return nil
 }
+
+// Seclude sets a namespace apart for what the server tells itself: its messages are stored, and no client subscribes
+// to its channels or reads them, whoever would grant it.
+func (n *Namespaces) Seclude(name string) error {
+	if _, listed := n.byName[name]; listed {
+		return fmt.Errorf("namespaces: %q belongs to the server", name)
+	}
+	n.byName[name], n.secluded[name] = ChannelOptions{Recovery: true}, true
+	return nil
+}

@@ -5,8 +5,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"testing"
 	"time"
+
+	"forgewire/db/dbtest"
 )
 
 func publishNumbers(t *testing.T, n *Node, channel string, from, to, size int) {
@@ -107,6 +110,45 @@ func TestReserve(t *testing.T) {
 	for _, bad := range []string{`"ephemeral":true`, `"recovery":false`, `"allow_publish_for_client":true`, `"allow_publish_for_subscriber":true`} {
 		if err := must(ParseNamespaces(`{"namespaces":[{"name":"llm",` + bad + `}]}`)).Reserve("llm"); err == nil {
 			t.Errorf("%s was accepted", bad)
+		}
+	}
+}
+
+// What the server tells itself reaches no client, whoever would grant it; the server reads it all the same.
+func TestSecludedChannelsAreTheServersAlone(t *testing.T) {
+	t.Parallel()
+	const channel = "own:x"
+	r := newTestReplica(t, dbtest.New(t), func(cfg *Config) {
+		cfg.Namespaces = must(ParseNamespaces(`{"without_namespace":{"allow_publish_for_client":true}}`))
+		if err := cfg.Namespaces.Seclude("own"); err != nil {
+			t.Fatal(err)
+		}
+	})
+	if _, err := r.node.Publish(t.Context(), Message{Channel: channel, Data: json.RawMessage(`{"n":0}`)}); err != nil {
+		t.Fatal(err)
+	}
+	socket := r.webSocketURL() + "/connection/websocket"
+	for _, w := range []*wire{joined(t, socket, ""), joined(t, socket, hs(joe()))} {
+		for _, name := range []string{channel, "$" + channel} {
+			w.wantError(subscribeTo(name, ""), 103)
+			w.wantError(fmt.Sprintf(`"history":{"channel":%q,"limit":1}`, name), 103)
+			w.wantError(fmt.Sprintf(`"presence":{"channel":%q}`, name), 108)
+			w.wantError(fmt.Sprintf(`"publish":{"channel":%q,"data":1}`, name), 103)
+		}
+	}
+	joined(t, socket, hs(joe())).wantError(subscribeTo(channel, hs(joe("channel", channel))), 103)
+	if subs := dialWire(t, socket).wantError(connectAs(hs(joe("channels", []string{channel, "mine"}))), 0).Connect.Subs; len(subs) != 1 {
+		t.Errorf("a token's channels: %v", subs)
+	}
+	for _, token := range []string{"", hs(joe())} {
+		openStream(t, "GET", r.url("/events/"+channel), "", "Authorization", "Bearer "+token).status(http.StatusForbidden)
+	}
+	f := must(r.node.Follow(channel, 0))
+	defer f.Close()
+	expectNumbers(t, f, 0, 1)
+	for _, bad := range []string{"own", OperatorNamespace} {
+		if err := must(ParseNamespaces(`{"namespaces":[{"name":"own"}]}`)).Seclude(bad); err == nil {
+			t.Errorf("%s is open to a configuration", bad)
 		}
 	}
 }

@@ -94,12 +94,14 @@ func (o ChannelOptions) check() string {
 type Namespaces struct {
 	without  ChannelOptions
 	byName   map[string]ChannelOptions
-	patterns []pattern // of namespaces that no prefix leads to; the first that matches counts
+	patterns []pattern       // of namespaces that no prefix leads to; the first that matches counts
+	secluded map[string]bool // no client but an operator has their channels, whoever grants them
 }
 
 // NewNamespaces returns namespaces in which every channel has the default options.
 func NewNamespaces() *Namespaces {
-	return &Namespaces{without: defaultOptions, byName: map[string]ChannelOptions{OperatorNamespace: operatorOptions}}
+	return &Namespaces{without: defaultOptions, byName: map[string]ChannelOptions{OperatorNamespace: operatorOptions},
+		secluded: map[string]bool{OperatorNamespace: true}}
 }
 
 // ParseNamespaces reads FORGEWIRE_NAMESPACES: JSON, or the path of a file with JSON.

@@ -46,7 +46,7 @@ func (v *verifier) operator(t *jwt.Token) (any, error) {
 
 // mayHave says whether the channel is one that the client can have at all, whoever grants it.
 func (c *client) mayHave(channel string) error {
-	if namespaceOf(channel) == OperatorNamespace && !c.operator {
+	if c.node.cfg.Namespaces.secluded[namespaceOf(channel)] && !c.operator {
 		return errOperatorsOnly
 	}
 	return nil

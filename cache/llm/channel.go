@@ -12,6 +12,10 @@ import (
 // Namespace is that of the channels that answers travel on: "llm:" and the answer's id.
 const Namespace = "llm"
 
+// AliasNamespace is that of the channels that say which of our ids belongs to an upstream's. No client may have them: some
+// upstreams' ids can be guessed, and ours opens the answer.
+const AliasNamespace = "llm-by"
+
 // Log is what answers travel through between replicas: the realtime log.
 type Log interface {
 	// Append stores messages, each a JSON value, and returns when they are committed.
@@ -30,8 +34,8 @@ type Follower interface {
 
 func channelOf(id string) string { return Namespace + ":" + id }
 
-// aliasChannel is where the id that the upstream gave an answer leads to ours. It cannot be guessed from the id.
-func aliasChannel(scope, id string) string { return Namespace + ":by-" + hashed(scope, id) }
+// aliasChannel is where the id that the upstream gave an answer leads to ours.
+func aliasChannel(scope, id string) string { return AliasNamespace + ":" + hashed(scope, id) }
 
 // A publication is a message of an answer's channel, as replicas and browsers read it.
 type publication struct {

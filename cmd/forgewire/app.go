@@ -119,6 +119,7 @@ func realtimeConfig(cfg appConfig) (realtime.Config, error) {
 		for _, ours := range []string{llm.Namespace, resources.PromptNamespace, resources.EvaluationNamespace} {
 			wrong("FORGEWIRE_NAMESPACES", namespaces.Reserve(ours), `{"namespaces":[{"name":"chat"}]}`)
 		}
+		wrong("FORGEWIRE_NAMESPACES", namespaces.Seclude(llm.AliasNamespace), `{"namespaces":[{"name":"chat"}]}`)
 	}
 	hooks, err := realtime.ParseHooks(cfg.Hooks.Reveal())
 	wrong("FORGEWIRE_HOOKS", err, `{"connect":{"endpoint":"http://localhost:3000/connect","http_headers":["Cookie"]}}`)

@@ -3,6 +3,8 @@ package main
 import (
 	"bufio"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"io"
 	"log/slog"
@@ -14,6 +16,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/coder/websocket"
 
 	"forgewire/db/dbtest"
 	"forgewire/infra/config"
@@ -169,22 +173,59 @@ func TestModelsOverTwoReplicas(t *testing.T) {
 	if h := <-heard; !strings.Contains(h, `"w19 "`) || !strings.Contains(h, `"end":{"done":true}`) {
 		t.Errorf("the browser heard %s", h)
 	}
-	for _, u := range urls {
-		req, err := http.NewRequest("GET", u+"/v1/responses/"+id+"?stream=true&starting_after=17", nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		req.Header.Set("Authorization", "Bearer "+testKey)
-		resp, err := http.DefaultClient.Do(req)
-		if err != nil {
-			t.Fatal(err)
-		}
-		b, err := io.ReadAll(resp.Body)
-		_ = resp.Body.Close()
-		if err != nil || !strings.HasPrefix(string(b), "id: 18\n") || !strings.Contains(string(b), "w19 ") || !strings.HasSuffix(string(b), "data: [DONE]\n\n") {
-			t.Errorf("%v: %s", err, b)
+	for i, name := range []string{id, id, "chatcmpl-1"} {
+		_, b := request(t, "GET", urls[i%2]+"/v1/responses/"+name+"?stream=true&starting_after=17", "", testKey)
+		if !strings.HasPrefix(string(b), "id: 18\n") || !strings.Contains(string(b), "w19 ") || !strings.HasSuffix(string(b), "data: [DONE]\n\n") {
+			t.Errorf("%s: %s", name, b)
 		}
 	}
+	// Where the model's id leads is nobody's to read: it can be guessed, and ours opens the answer.
+	sum := sha256.Sum256([]byte("14:tenant:default10:chatcmpl-1"))
+	channel := "llm-by:" + hex.EncodeToString(sum[:])
+	if _, b := request(t, "POST", urls[0]+"/api/history", `{"channel":"`+channel+`","limit":1}`, testKey); !strings.Contains(b, id) {
+		t.Errorf("the channel is another one: %s", b)
+	}
+	for _, u := range urls {
+		if status, b := request(t, "GET", u+"/v1/channels/"+channel+"/events?since=x-1", "", ""); status != http.StatusForbidden || strings.Contains(b, id) {
+			t.Errorf("%d: %s", status, b)
+		}
+		ws, _, err := websocket.Dial(ctx, "ws"+strings.TrimPrefix(u, "http")+"/connection/websocket", nil) //nolint:bodyclose // the library closes it
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = ws.CloseNow() }()
+		for i, command := range []string{`{"id":1,"connect":{}}`, `{"id":2,"subscribe":{"channel":"` + channel + `"}}`, `{"id":3,"history":{"channel":"` + channel + `","limit":1}}`} {
+			if err := ws.Write(ctx, websocket.MessageText, []byte(command)); err != nil {
+				t.Fatal(err)
+			}
+			if _, b, err := ws.Read(ctx); err != nil || i > 0 && !strings.Contains(string(b), `"code":103`) {
+				t.Errorf("%s: %s, %v", command, b, err)
+			}
+		}
+	}
+}
+
+// request makes one, with a key of the server's if it is not "".
+func request(t *testing.T, method, url, body, key string) (int, string) {
+	t.Helper()
+	req, err := http.NewRequest(method, url, strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if key != "" {
+		req.Header.Set("Authorization", "Bearer "+key)
+		req.Header.Set("X-Api-Key", key)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Error(err)
+	}
+	return resp.StatusCode, string(b)
 }
 
 // hear returns what a channel brings until the answer ends. Its past comes first if the position is older.

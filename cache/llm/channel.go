@@ -20,8 +20,8 @@ const AliasNamespace = "llm-by"
 type Log interface {
 	// Append stores messages, each a JSON value, and returns when they are committed.
 	Append(ctx context.Context, channel string, messages ...[]byte) error
-	// Read returns the first messages of a channel.
-	Read(ctx context.Context, channel string) ([][]byte, error)
+	// Read returns the first messages of a channel, so many at most.
+	Read(ctx context.Context, channel string, most int) ([][]byte, error)
 	// Follow reads a channel from its beginning and goes on as it grows.
 	Follow(channel string) (Follower, error)
 }

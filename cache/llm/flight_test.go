@@ -310,6 +310,41 @@ func TestResume(t *testing.T) {
 	}
 }
 
+// Some upstreams give the same ids again and again. One of several answers is as good as a wrong one.
+func TestAnIDOfSeveralAnswersLeadsToNone(t *testing.T) {
+	u := newUpstream(t)
+	u.handle = streaming(word, finish, theEnd)
+	n := newNetwork(t)
+	a, b := n.replica(one(t, u), nil), n.replica(one(t, u), nil)
+	get := func(r *replica, id string, headers ...string) int {
+		return r.do(context.Background(), t, "GET", "responses/"+id+"?stream=true", "", headers...).status
+	}
+	first := a.post(t, "chat/completions", ask("one", streamed))
+	other := a.post(t, "chat/completions", ask("one", streamed), "X-Tenant", "other")
+	a.settled(t)
+	if got := get(b, "c"); got != 200 {
+		t.Errorf("the only one of its tenant: %d", got)
+	}
+	second := a.post(t, "chat/completions", ask("two", streamed))
+	a.settled(t)
+	for _, r := range []*replica{a, b} {
+		if got := get(r, "c"); got != 404 {
+			t.Errorf("one of two: %d", got)
+		}
+		if got := get(r, "c", "X-Tenant", "other"); got != 200 {
+			t.Errorf("another tenant's: %d", got)
+		}
+	}
+	for _, of := range []reply{first, second} {
+		if got := get(b, of.header.Get(HeaderID)); got != 200 {
+			t.Errorf("our id: %d", got)
+		}
+	}
+	if got := get(b, other.header.Get(HeaderID)); got != 404 {
+		t.Errorf("another tenant's of ours: %d", got)
+	}
+}
+
 func TestResumeNeedsTheModelToBeAllowed(t *testing.T) {
 	r, _ := single(t, nil)
 	l := r.listen(t, ask("allowed", streamed))
@@ -352,7 +387,7 @@ func TestWhoReadsTheChannelHearsEachTokenAtOnce(t *testing.T) {
 		})
 		g <- struct{}{}
 		eventually(t, 5*time.Second, "an event that was not held back", func() bool {
-			messages, _ := n.log.Read(context.Background(), channel)
+			messages, _ := n.log.Read(context.Background(), channel, 1000)
 			return strings.Contains(string(messages[len(messages)-1]), `"live":true`)
 		})
 		g.open()

@@ -127,48 +127,68 @@ type found struct {
 
 // find looks for an answer of ours under its id, or under the upstream's.
 func (s *Service) find(ctx context.Context, base, id string) (*found, error) {
-	if len(id) > maxModel {
+	if len(id) > maxModel || !isTag(id) {
 		return nil, nil
 	}
-	for range 2 {
-		if !isTag(id) {
-			return nil, nil
+	t, err := s.findOwn(ctx, base, id)
+	if t != nil || err != nil {
+		return t, err
+	}
+	own, err := s.ownID(ctx, base, id)
+	if own == "" || err != nil {
+		return nil, err
+	}
+	return s.findOwn(ctx, base, own)
+}
+
+// findOwn looks under the id that we gave.
+func (s *Service) findOwn(ctx context.Context, base, id string) (*found, error) {
+	s.mu.Lock()
+	f := s.byID[id]
+	s.mu.Unlock()
+	if f != nil && f.shares && f.req.base == base {
+		return &found{tape: f.tape}, nil
+	}
+	messages, err := s.cfg.Log.Read(ctx, channelOf(id), 4) // claims of successors may come before the head
+	if err != nil {
+		return nil, fmt.Errorf("look for an answer: %w", err)
+	}
+	for _, m := range messages {
+		var p publication
+		if json.Unmarshal(m, &p) == nil && p.Head != nil && p.Head.Scope == hashed(base, id) {
+			return &found{tape: newTape(id), id: id}, nil
 		}
-		s.mu.Lock()
-		f := s.byID[id]
-		s.mu.Unlock()
-		if f != nil && f.shares && f.req.base == base {
-			return &found{tape: f.tape}, nil
-		}
-		messages, err := s.cfg.Log.Read(ctx, channelOf(id))
-		if err != nil {
-			return nil, err
-		}
-		for _, m := range messages {
-			var p publication
-			if json.Unmarshal(m, &p) == nil && p.Head != nil {
-				if p.Head.Scope == hashed(base, id) {
-					return &found{tape: newTape(id), id: id}, nil
-				}
-				return nil, nil
-			}
-		}
-		// The upstream's own id leads to ours.
-		if messages, err = s.cfg.Log.Read(ctx, aliasChannel(base, id)); err != nil {
-			return nil, err
-		}
-		if len(messages) == 0 {
-			return nil, nil
-		}
+	}
+	return nil, nil
+}
+
+// maxAliases is how often one answer may be named by its upstream: once by each of its leaders.
+const maxAliases = 16
+
+// ownID returns our id of the answer that an upstream gave one; "" if there is none, or more than one: some upstreams
+// count from 0 whenever they start, and others draw from a few.
+func (s *Service) ownID(ctx context.Context, base, id string) (string, error) {
+	messages, err := s.cfg.Log.Read(ctx, aliasChannel(base, id), maxAliases)
+	if err != nil {
+		return "", fmt.Errorf("look where an answer's other id leads: %w", err)
+	}
+	own := ""
+	for _, m := range messages {
 		var to struct {
 			ID string `json:"id"`
 		}
-		if err := json.Unmarshal(messages[0], &to); err != nil {
-			return nil, fmt.Errorf("read where an answer's other id leads: %w", err)
+		if err := json.Unmarshal(m, &to); err != nil {
+			return "", fmt.Errorf("read where an answer's other id leads: %w", err)
 		}
-		id = to.ID
+		if own != "" && own != to.ID {
+			return "", nil
+		}
+		own = to.ID
 	}
-	return nil, nil
+	if len(messages) == maxAliases {
+		return "", nil // what follows is not known
+	}
+	return own, nil
 }
 
 // start fills the tape until ctx ends. The returned channel is closed when nothing is left running.

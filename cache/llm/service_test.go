@@ -54,13 +54,14 @@ func (l *memoryLog) Append(_ context.Context, channel string, messages ...[]byte
 	return nil
 }
 
-func (l *memoryLog) Read(_ context.Context, channel string) ([][]byte, error) {
+func (l *memoryLog) Read(_ context.Context, channel string, most int) ([][]byte, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.fails {
 		return nil, errTestLog
 	}
-	return l.channels[channel], nil
+	all := l.channels[channel]
+	return all[:min(most, len(all))], nil
 }
 
 func (l *memoryLog) Follow(channel string) (Follower, error) {

@@ -60,10 +60,10 @@ func (l modelLog) Append(ctx context.Context, channel string, messages ...[]byte
 }
 
 // Read implements llm.Log.
-func (l modelLog) Read(ctx context.Context, channel string) ([][]byte, error) {
+func (l modelLog) Read(ctx context.Context, channel string, most int) ([][]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, readWithin)
 	defer cancel()
-	h, err := l.node.History(ctx, channel, realtime.HistoryFilter{Limit: 2})
+	h, err := l.node.History(ctx, channel, realtime.HistoryFilter{Limit: most})
 	if errors.Is(err, realtime.ErrUnrecoverable) {
 		return nil, nil
 	}

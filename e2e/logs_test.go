@@ -94,6 +94,9 @@ func TestSeveralLogs(t *testing.T) {
 			t.Errorf("%s is not ready: %s", r.name, why)
 		}
 		until(t, 20*time.Second, "the health says which", func() string {
+			if m := metricsOf(t, r); metric(t, m, `forgewire_log_connected{log="1"}`) != 0 || metric(t, m, `forgewire_log_connected{log="0"}`) != 1 {
+				t.Errorf("%s does not count its logs", r.name)
+			}
 			if h := r.health(); !strings.Contains(h, `"degraded"`) || !strings.Contains(h, `"1":`) {
 				return "it says " + h
 			}

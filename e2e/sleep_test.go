@@ -239,6 +239,11 @@ func TestIdleRelease(t *testing.T) {
 				t.Fatalf("connected: %s", who)
 			}
 		}
+		for _, r := range c.replicas { // what the alerts look at
+			if m := metricsOf(t, r); metric(t, m, "forgewire_listener_connected") != 0 || metric(t, m, "forgewire_listener_resting") != 1 {
+				t.Errorf("%s does not say that it rests", r.name)
+			}
+		}
 		func() {
 			conn := dial(t, c.url)
 			defer conn.Close(t.Context())

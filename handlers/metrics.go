@@ -27,6 +27,7 @@ var (
 	metricSent          = describe("transport_messages_sent", "Publications given to clients.")
 	metricLag           = describe("broker_pub_sub_lag_seconds", "From a flush of this replica to its notification's return.")
 	metricListening     = describe("listener_connected", "1 if the listener is connected.")
+	metricResting       = describe("listener_resting", "1 if the listener is not connected because nobody uses the replica.")
 	metricAge           = describe("listener_last_notification_age_seconds", "Since the last notification; -1 if there was none.")
 	metricWaiting       = describe("publisher_waiting", "Publishes that wait for a flush.")
 	metricFlushMessages = describe("publisher_flush_messages", "Messages in one flush.")
@@ -83,10 +84,13 @@ func (c nodeCollector) Collect(out chan<- prometheus.Metric) {
 		metricClients: float64(s.Connections.Total), metricClientsLimit: float64(s.Connections.Limit), metricUsers: float64(s.Connections.Users),
 		metricSubscriptions: float64(s.Connections.Subscriptions), metricChannels: float64(s.Connections.Channels),
 		metricAge: s.Listener.LastNotificationAge, metricWaiting: float64(s.Queues.PublisherWaiting),
-		metricShardEvents: float64(s.Queues.ShardEvents), metricPresenceDirty: float64(s.Queues.PresenceDirty), metricListening: 0,
+		metricShardEvents: float64(s.Queues.ShardEvents), metricPresenceDirty: float64(s.Queues.PresenceDirty), metricListening: 0, metricResting: 0,
 	}
 	if s.Listener.Connected {
 		gauges[metricListening] = 1
+	}
+	if s.Listener.Resting {
+		gauges[metricResting] = 1
 	}
 	for d, v := range gauges {
 		send(d, prometheus.GaugeValue, v)

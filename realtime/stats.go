@@ -93,6 +93,7 @@ type QueueStats struct {
 // ListenerStats are of the one connection on which everything arrives.
 type ListenerStats struct {
 	Connected           bool      `json:"connected"`
+	Resting             bool      `json:"resting"`                       // nobody uses this replica, so it has let go of the database
 	LastNotificationAge float64   `json:"last_notification_age_seconds"` // -1: there was none
 	Lag                 Histogram `json:"lag_seconds"`                   // from this replica's flush to the notification's return
 }
@@ -130,7 +131,7 @@ func (n *Node) Stats() Stats {
 		Messages: MessageStats{Commands: n.stats.commands.Load(), Sent: sum.sent},
 		Queues: QueueStats{PublisherLimit: maxWaiting * len(n.strands), ShardEvents: sum.events, ShardLimit: maxEvents,
 			PresenceDirty: n.presence.backlog()},
-		Listener: ListenerStats{Connected: true, LastNotificationAge: -1},
+		Listener: ListenerStats{Connected: true, Resting: n.rest.resting(), LastNotificationAge: -1},
 		Hooks:    HookStats{Failed: n.stats.hooks.failed.Load(), Refused: n.stats.hooks.refused.Load()},
 		Webhooks: WebhookStats{Delivered: n.stats.webhooks.delivered.Load(), Failed: n.stats.webhooks.failed.Load(),
 			Discarded: n.stats.webhooks.discarded.Load(), Dropped: n.stats.webhooks.dropped.Load()},

@@ -101,7 +101,7 @@ type Config struct {
 
 	TraceEndpoint string `env:"OTEL_EXPORTER_OTLP_ENDPOINT" aliases:"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT" meaning:"where OpenTelemetry traces go, over HTTP; without it there are none, unless OTEL_TRACES_EXPORTER=otlp" example:"http://localhost:4318"`
 	TraceExporter string `env:"OTEL_TRACES_EXPORTER" oneof:"otlp none" meaning:"otlp sends traces, none does not, whatever else is set" example:"otlp"`
-	TraceProtocol string `env:"OTEL_EXPORTER_OTLP_PROTOCOL" aliases:"OTEL_EXPORTER_OTLP_TRACES_PROTOCOL" oneof:"http/protobuf" meaning:"how traces are sent: only so" example:"http/protobuf"`
+	TraceProtocol string `env:"OTEL_EXPORTER_OTLP_PROTOCOL" aliases:"OTEL_EXPORTER_OTLP_TRACES_PROTOCOL" oneof:"http/protobuf" meaning:"how traces are sent" example:"http/protobuf"`
 	TraceDisabled bool   `env:"OTEL_SDK_DISABLED" meaning:"true switches traces off" example:"true"`
 
 	// Logs.

@@ -49,8 +49,14 @@ func (v Variable) shownMeaning() string {
 	case v.min != "":
 		text += "," + strings.TrimPrefix(v.bounds(), " of")
 	}
-	if others := append(v.Aliases[:len(v.Aliases):len(v.Aliases)], v.fallback); others[0] != "" {
-		text += "; else " + strings.Join(others, ", else ")
+	for i, other := range append(v.Aliases[:len(v.Aliases):len(v.Aliases)], v.fallback) {
+		switch {
+		case other == "":
+		case i == 0:
+			text += "; else " + other
+		default:
+			text += ", else " + other
+		}
 	}
 	return text
 }

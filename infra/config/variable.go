@@ -87,7 +87,9 @@ func (v Variable) wanted() string {
 	default:
 		noun = "a value"
 	}
-	if n := len(v.oneof); n > 0 {
+	if n := len(v.oneof); n == 1 {
+		return v.oneof[0]
+	} else if n > 1 {
 		return strings.Join(v.oneof[:n-1], ", ") + " or " + v.oneof[n-1]
 	}
 	return noun + v.bounds()

@@ -73,6 +73,7 @@ type wireReply struct {
 			Data   json.RawMessage
 		}
 		Unsubscribe *struct{ Code int }
+		Join, Leave *struct{ Info struct{ Client string } }
 		Refresh     *struct {
 			Expires bool
 			TTL     int

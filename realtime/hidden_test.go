@@ -2,6 +2,7 @@ package realtime
 
 import (
 	"errors"
+	"math"
 	"testing"
 	"time"
 
@@ -31,6 +32,14 @@ func TestHide(t *testing.T) {
 	seenSome, seenAll := Position{old[3].Offset, h.Position.Epoch}, Position{old[4].Offset, h.Position.Epoch}
 	if _, err := l.History(ctx, "room:1", HistoryFilter{Limit: -1, Since: &seenSome}); !errors.Is(err, ErrUnrecoverable) {
 		t.Errorf("history since a hidden message: %v", err)
+	}
+	for _, future := range []uint64{recent[1].Offset + 1, math.MaxInt64, math.MaxInt64 + 1, math.MaxUint64} {
+		if h, err := l.History(ctx, "room:1", HistoryFilter{Limit: -1, Since: &Position{Offset: future}}); !errors.Is(err, ErrUnrecoverable) || len(h.Messages) > 0 {
+			t.Errorf("history since %d, which is not yet: %v, %v", future, h.Messages, err)
+		}
+		if h := must(l.History(ctx, "room:1", HistoryFilter{Limit: -1, Reverse: true, Since: &Position{Offset: future}})); len(h.Messages) != 2 {
+			t.Errorf("history back from %d has %v", future, h.Messages)
+		}
 	}
 	if _, err := l.recover(ctx, "room:1", seenSome, recent[1].Offset, kept{}); !errors.Is(err, ErrUnrecoverable) {
 		t.Errorf("recovery since a hidden message: %v", err)

@@ -38,7 +38,7 @@ func (in *intake) deliver(messages []Message) {
 			bursts = append(bursts, b)
 		}
 		b.messages = append(b.messages, m)
-		b.size += len(m.Data)
+		b.size += m.size()
 		b.last = m.Offset
 	}
 	in.arrivals.delivered(messages)

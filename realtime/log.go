@@ -3,6 +3,7 @@ package realtime
 import (
 	"context"
 	"fmt"
+	"math"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -157,11 +158,17 @@ const (
 
 // readRange returns the first messages after from and before to, in order: at least one if there is one.
 func readRange(ctx context.Context, q querier, from, to uint64) ([]Message, error) {
-	rows, err := q.Query(ctx, `SELECT seq, channel, data, coalesce(meta, ''), published_at FROM (
-			SELECT m.*, sum(octet_length(data)) OVER (ORDER BY seq) - octet_length(data) AS before FROM (
-				SELECT * FROM forgewire.messages WHERE seq > $1 AND seq < $2 ORDER BY seq LIMIT $3) m) m
-		WHERE before < $4 ORDER BY seq`, int64(from), int64(to), readMessages, readBytes)
+	rows, err := q.Query(ctx, firstOf("WHERE seq > $3 AND seq < $4 ORDER BY seq", "ASC"), readMessages, readBytes, int64(from), int64(to))
 	return collect(rows, err)
+}
+
+// firstOf selects the first $1 of the messages that the clause finds, but no more than begin within $2 bytes of data and meta,
+// and at least one if there is one.
+func firstOf(clause, order string) string {
+	return `SELECT seq, channel, data, coalesce(meta, ''), published_at FROM (
+			SELECT m.*, sum(size) OVER (ORDER BY seq ` + order + `) - size AS before FROM (
+				SELECT *, octet_length(data) + coalesce(octet_length(meta), 0) AS size FROM forgewire.messages ` + clause + ` LIMIT $1) m) m
+		WHERE before < $2 ORDER BY seq ` + order
 }
 
 func collect(rows pgx.Rows, err error) ([]Message, error) {
@@ -187,6 +194,9 @@ func collect(rows pgx.Rows, err error) ([]Message, error) {
 // pool's connections, on which publishes wait too.
 const queryTimeout = 5 * time.Second
 
+// maxHistoryBytes bounds a page of history: all of it is in memory several times on its way.
+const maxHistoryBytes = maxRecoveredBytes
+
 // History is a page of a channel's messages, and the newest position at the time.
 type History struct {
 	Messages []Message
@@ -194,7 +204,7 @@ type History struct {
 }
 
 // HistoryFilter says which messages of a channel to return. Limit 0 returns none, only the position;
-// a negative Limit all, at most MaxRecovered.
+// a negative Limit all, at most MaxRecovered and 4 MiB; whoever wants more goes on from the last one.
 type HistoryFilter struct {
 	Since   *Position // only what came after it, or before it if Reverse
 	Limit   int
@@ -208,9 +218,16 @@ type HistoryFilter struct {
 func (l *Log) History(ctx context.Context, channel string, f HistoryFilter) (History, error) {
 	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
+	if f.Limit != 0 {
+		done, err := l.turn(ctx)
+		if err != nil {
+			return History{}, err
+		}
+		defer done()
+	}
 	at := uint64(0)
 	if f.Since != nil {
-		at = f.Since.Offset
+		at = min(f.Since.Offset, math.MaxInt64) // no log comes that far: it is from the future
 	}
 	var s logState
 	var cut uint64 // the newest of the channel's messages that are not kept any more, or were removed, or 0
@@ -223,7 +240,7 @@ func (l *Log) History(ctx context.Context, channel string, f HistoryFilter) (His
 	if f.Since != nil && f.Since.Epoch != "" && (f.Since.Epoch != s.epoch || at < s.retired && !f.Reverse || !s.valid && at > s.retired) {
 		return h, ErrUnrecoverable
 	}
-	if f.Since != nil && !f.Reverse && cut > at {
+	if f.Since != nil && !f.Reverse && (cut > at || at > s.last) {
 		return h, ErrUnrecoverable
 	}
 	if f.Limit == 0 {
@@ -239,11 +256,10 @@ func (l *Log) History(ctx context.Context, channel string, f HistoryFilter) (His
 		order = "DESC"
 		from = int64(cut)
 		if f.Since != nil {
-			to = int64(at)
+			to = min(to, int64(at))
 		}
 	}
-	rows, err := l.pool.Query(ctx, `SELECT seq, channel, data, coalesce(meta, ''), published_at FROM forgewire.messages
-		WHERE channel = $1 AND seq > $2 AND seq < $3 ORDER BY seq `+order+` LIMIT $4`, channel, from, to, limit)
+	rows, err := l.pool.Query(ctx, firstOf("WHERE channel = $3 AND seq > $4 AND seq < $5 ORDER BY seq "+order, order), limit, maxHistoryBytes, channel, from, to)
 	h.Messages, err = collect(rows, err)
 	return h, err
 }

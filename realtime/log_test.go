@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -175,6 +176,26 @@ func TestPositions(t *testing.T) {
 		if len(got) != c.missed || !errors.Is(err, c.err) {
 			t.Errorf("%s: %d messages, %v; want %d, %v", c.name, len(got), err, c.missed, c.err)
 		}
+	}
+}
+
+func TestHistoryIsBoundedInBytes(t *testing.T) {
+	t.Parallel()
+	l, _ := newTestLog(t)
+	large := message("a", 0)
+	large.Data = []byte(`"` + strings.Repeat("x", maxHistoryBytes/3) + `"`)
+	sent := []Message{large, message("b", 0), large, large, large, large}
+	if err := appendTo(t.Context(), l.pool, 0, sent); err != nil {
+		t.Fatal(err)
+	}
+	h := must(l.History(t.Context(), "a", HistoryFilter{Limit: -1}))
+	if len(h.Messages) != 3 || h.Messages[2].Offset != sent[3].Offset || h.Position.Offset != sent[5].Offset {
+		t.Errorf("%d messages, position %v", len(h.Messages), h.Position)
+	}
+	rest := must(l.History(t.Context(), "a", HistoryFilter{Limit: -1, Since: &Position{sent[3].Offset, h.Position.Epoch}}))
+	back := must(l.History(t.Context(), "a", HistoryFilter{Limit: -1, Reverse: true}))
+	if len(rest.Messages) != 2 || len(back.Messages) != 3 || back.Messages[0].Offset != sent[5].Offset {
+		t.Errorf("then %d, and back %d", len(rest.Messages), len(back.Messages))
 	}
 }
 

@@ -40,6 +40,8 @@ func (n *Node) Presence(ctx context.Context, channel string) (map[string]*protoc
 	if err := n.presenceOf(ctx, channel); err != nil {
 		return nil, err
 	}
+	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
+	defer cancel()
 	rows, err := n.cfg.Pool.Query(ctx, `SELECT p.client, p."user", coalesce(p.conn_info, ''), coalesce(p.chan_info, '')
 		FROM forgewire.presence p JOIN forgewire.replicas r ON r.id = p.replica AND r.expires > clock_timestamp()
 		WHERE p.channel = $1 LIMIT $2`, channel, MaxPresence+1)

@@ -87,6 +87,18 @@ func decodeMeta(s string) (m Meta, err error) {
 	return m, err
 }
 
+// size is what counts wherever messages are bounded in bytes: the data may be the least of it.
+func (m *Message) size() int {
+	n := len(m.Data)
+	if i := m.Meta.Info; i != nil {
+		n += len(i.User) + len(i.Client) + len(i.ConnInfo) + len(i.ChanInfo)
+	}
+	for k, v := range m.Meta.Tags {
+		n += len(k) + len(v)
+	}
+	return n
+}
+
 // publication is the protocol's form of m.
 func (m *Message) publication() *protocol.Publication {
 	p := &protocol.Publication{Data: protocol.Raw(m.Data), Offset: m.Offset, Tags: m.Meta.Tags}

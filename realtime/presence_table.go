@@ -35,7 +35,7 @@ func (p *presence) write(ctx context.Context, b *batch, renew bool) error {
 		w := p.gather(b.places[:n])
 		w.counted = renew && n == len(b.places)
 		if err := p.send(ctx, w); err != nil {
-			p.giveBack(b)
+			p.giveBack(b, n)
 			return err
 		}
 		p.stored(w)
@@ -49,7 +49,7 @@ func (p *presence) write(ctx context.Context, b *batch, renew bool) error {
 		n := min(len(events), maxNewsWrites)
 		w := &memberWrite{events: events[:n]}
 		if err := p.send(ctx, w); err != nil {
-			p.giveBack(b)
+			p.giveBack(b, 0)
 			return err
 		}
 		p.stored(w)
@@ -153,11 +153,13 @@ func (p *presence) stored(w *memberWrite) {
 	p.ring()
 }
 
-// giveBack puts what could not be stored back before what came since.
-func (p *presence) giveBack(b *batch) {
+// giveBack puts what could not be stored back before what came since. The first of the places were gathered; the rest are
+// dirty still, but in no list.
+func (p *presence) giveBack(b *batch, gathered int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for _, at := range b.places {
+	p.dirty = append(p.dirty, b.places[gathered:]...)
+	for _, at := range b.places[:gathered] {
 		if s := p.seats[at]; s != nil {
 			p.touch(at, s)
 		}

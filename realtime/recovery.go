@@ -12,7 +12,7 @@ import (
 // the present is worth, and the reply would not fit its queue.
 const (
 	MaxRecovered      = 10_000  // messages
-	maxRecoveredBytes = 4 << 20 // of data
+	maxRecoveredBytes = 4 << 20 // of data and meta
 )
 
 // kept says how much of a channel's past its clients get, beside what the log has: zero is all of it.
@@ -59,7 +59,7 @@ func (l *Log) recover(ctx context.Context, channel string, since Position, upto 
 				AND $2 <= greatest(l.retired, (SELECT max(seq) FROM forgewire.messages))
 				AND EXISTS (SELECT FROM forgewire.incarnations i WHERE $2 >= i.base - 1 AND $2 <= coalesce(i.last, $2))
 				AND m.n <= $4 AND m.size <= $6 AND m.oldest >= coalesce($7::timestamptz, '-infinity') AS good
-			FROM forgewire.log l, (SELECT count(*) AS n, coalesce(sum(octet_length(data)), 0) AS size,
+			FROM forgewire.log l, (SELECT count(*) AS n, coalesce(sum(octet_length(data) + coalesce(octet_length(meta), 0)), 0) AS size,
 				coalesce(min(published_at), 'infinity'::timestamptz) AS oldest FROM missed) m)
 		SELECT j.good, coalesce(m.seq, 0), coalesce(m.data, ''), coalesce(m.meta, '')
 		FROM judged j LEFT JOIN missed m ON j.good ORDER BY m.seq`,

@@ -176,7 +176,7 @@ func (s *shard) gather(bursts []*burst) (size int) {
 
 // frame is what the client gets of b, or nil.
 func (sub *subscription) frame(b *burst) []byte {
-	if sub.view != nil {
+	if sub.view != nil && b.news == nil {
 		return sub.view.frame(b, sub.client.format, sub.from)
 	}
 	return b.frameAfter(sub.client.format, sub.from)

@@ -9,7 +9,7 @@ import (
 // Bounds of the tail.
 const (
 	maxTailMessages = 8192
-	maxTailBytes    = 4 << 20 // of data
+	maxTailBytes    = 4 << 20 // of data and meta
 )
 
 // tail holds the log's newest messages, of all channels, as this replica delivered them. After Postgres was
@@ -60,7 +60,7 @@ func (t *tail) add(messages []Message) {
 		}
 		t.ring[(t.first+t.count)%len(t.ring)] = m
 		t.count++
-		t.bytes += len(m.Data)
+		t.bytes += m.size()
 		t.byChannel[m.Channel] = append(t.byChannel[m.Channel], m)
 	}
 	for t.bytes > maxTailBytes {
@@ -122,7 +122,7 @@ func (t *tail) position() uint64 {
 
 func (t *tail) forget(m *Message) {
 	t.count--
-	t.bytes -= len(m.Data)
+	t.bytes -= m.size()
 }
 
 func (t *tail) keep(channel string, list []*Message) {

@@ -418,3 +418,33 @@ func BenchmarkShard(b *testing.B) {
 		})
 	}
 }
+
+// Joins and leaves are no publications: no delta is made of them, and no filter keeps them back.
+func TestViewsHearWhoComes(t *testing.T) {
+	t.Parallel()
+	_, url := startNode(t, dbtest.New(t), `{"without_namespace":{"presence":true,"join_leave":true,"delta":true,"allow_tags_filter":true}}`, nil)
+	for name, view := range map[string]string{
+		"deltas": `"delta":"fossil"`, "a filter": `"tf":{"key":"k","cmp":"eq","val":"v"}`,
+	} {
+		w := joined(t, url, hs(joe()))
+		if r := w.ask(fmt.Sprintf(`"subscribe":{"channel":%q,"join_leave":true,%s}`, name, view)); r.Error != nil {
+			t.Fatalf("%s: %+v", name, r.Error)
+		}
+		other := joined(t, url, hs(joe()))
+		if r := other.ask(subscribeTo(name, "")); r.Error != nil {
+			t.Fatalf("%s: %+v", name, r.Error)
+		}
+		joins := 0
+		for joins < 2 { // its own, and the other's
+			r, code := w.read()
+			if code != 0 || r.Push == nil || r.Push.Join == nil {
+				t.Fatalf("%s: %+v, %d", name, r.Push, code)
+			}
+			joins++
+		}
+		_ = other.ws.CloseNow()
+		if r, code := w.read(); code != 0 || r.Push == nil || r.Push.Leave == nil {
+			t.Fatalf("%s: %+v, %d", name, r.Push, code)
+		}
+	}
+}

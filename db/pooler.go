@@ -34,13 +34,19 @@ func (p *poolerCheck) prepare(cc *pgx.ConnConfig) {
 	}
 }
 
+// askProcess also lets the server notice within half a minute that we are gone without a word, as a machine is that is
+// suspended and then thrown away; else our connections would be held for hours. Not a pooler's, which are everybody's.
+const askProcess = `SELECT pg_backend_pid(), CASE pg_backend_pid() WHEN %d THEN set_config('tcp_keepalives_idle', '10', false)
+	|| set_config('tcp_keepalives_interval', '5', false) || set_config('tcp_keepalives_count', '4', false)
+	|| set_config('tcp_user_timeout', '30000', false) END`
+
 // look compares the two numbers, on every new connection: the address may lead elsewhere tomorrow. It asks
 // without a statement, as it may be talking to a pooler.
 func (p *poolerCheck) look(ctx context.Context, c *pgx.Conn) error {
 	if p.chosen || c.Config().DefaultQueryExecMode != pgx.QueryExecModeCacheStatement {
 		return nil
 	}
-	results, err := c.PgConn().Exec(ctx, "SELECT pg_backend_pid()").ReadAll()
+	results, err := c.PgConn().Exec(ctx, fmt.Sprintf(askProcess, c.PgConn().PID())).ReadAll()
 	if err != nil {
 		return fmt.Errorf("ask the server for its process: %w", err)
 	}

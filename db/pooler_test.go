@@ -142,4 +142,14 @@ func TestNoPooler(t *testing.T) {
 	if log.Len() > 0 {
 		t.Error(log.String())
 	}
+	// Over TCP, the server looks for clients that are gone.
+	at, err := url.Parse(pool.Config().ConnString())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var idle, asked string
+	err = pool.QueryRow(t.Context(), `SELECT current_setting('tcp_keepalives_idle'), coalesce(host(inet_server_addr()), '')`).Scan(&idle, &asked)
+	if err != nil || asked != "" && idle != "10" || asked == "" && at.Hostname() != "" {
+		t.Errorf("tcp_keepalives_idle is %s at %q, %v", idle, asked, err)
+	}
 }

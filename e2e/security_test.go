@@ -56,6 +56,8 @@ func TestFloods(t *testing.T) {
 		"a host's path":     {"GET http://evil.test/api/stats HTTP/1.1\r\nHost: x\r\nX-Original-Url: /livez\r\nX-Forwarded-Host: x\r\n\r\n", 401},
 		"dots":              {"GET /livez/../api/stats HTTP/1.1\r\nHost: x\r\n\r\n", 404},
 		"a doubled slash":   {"GET //api/stats HTTP/1.1\r\nHost: x\r\n\r\n", 404},
+		"a subprotocol without end": {"GET /connection/websocket HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n" +
+			"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: b" + strings.Repeat(" ", 8000) + "c, " + strings.Repeat(",", 4000) + "\r\n\r\n", 101},
 		"deflate offered": {"GET /connection/websocket HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n" +
 			"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Extensions: permessage-deflate\r\n\r\n", 101},
 	} {

@@ -446,6 +446,10 @@ func TestHookBackendMisbehaves(t *testing.T) {
 		"nothing":         write(""),
 		"two":             write("{} {}"),
 		"huge":            write(`{"result":{"data":"` + strings.Repeat("x", maxHookReply) + `"}}`),
+		"a bomb": func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Encoding", "gzip")
+			_, _ = w.Write(zipped([]byte(`{"result":{"data":"` + strings.Repeat("x", 64*maxHookReply) + `"}}`)))
+		},
 		"no error code":   write(`{"error":{"message":"no"}}`),
 		"no such code":    write(`{"disconnect":{"code":1000,"reason":"bye"}}`),
 		"another's shape": write(`{"result":[1]}`),

@@ -1,6 +1,8 @@
 package realtime
 
 import (
+	"bytes"
+	"compress/gzip"
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/rsa"
@@ -35,6 +37,14 @@ func jwkOf(kind, kid string, more ...string) map[string]any {
 		j[more[i]] = more[i+1]
 	}
 	return j
+}
+
+func zipped(b []byte) []byte {
+	var z bytes.Buffer
+	w := gzip.NewWriter(&z)
+	_, _ = w.Write(b)
+	_ = w.Close()
+	return z.Bytes()
 }
 
 func keySet(keys ...map[string]any) []byte { return must(json.Marshal(map[string]any{"keys": keys})) }
@@ -140,6 +150,10 @@ func TestJWKSServerTrouble(t *testing.T) {
 		"no keys":  func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(keySet()) },
 		"huge": func(w http.ResponseWriter, _ *http.Request) {
 			_, _ = w.Write(append(keySet(jwkOf("other", "new")), strings.Repeat(" ", jwksMaxBytes)...))
+		},
+		"a bomb": func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Encoding", "gzip")
+			_, _ = w.Write(zipped(append(keySet(jwkOf("other", "new")), bytes.Repeat([]byte(" "), 64*jwksMaxBytes)...)))
 		},
 		"a redirect":      func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, elsewhere.URL, http.StatusFound) },
 		"a redirect loop": func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, r.URL.Path, http.StatusFound) },

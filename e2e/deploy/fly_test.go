@@ -65,8 +65,9 @@ func TestFly(t *testing.T) {
 	if c := s.Concurrency; c.Type != "connections" || c.HardLimit > env.number(t, "FORGEWIRE_MAX_CONNECTIONS") || c.SoftLimit >= c.HardLimit {
 		t.Errorf("concurrency %+v for %s connections", c, env["FORGEWIRE_MAX_CONNECTIONS"])
 	}
-	if port := env.number(t, "PORT"); s.InternalPort != port || f.Metrics.Port != port {
-		t.Errorf("ports %d, %d, %d", port, s.InternalPort, f.Metrics.Port)
+	// PORT asks a scraper for the key, and Fly's has none.
+	if port, metrics := env.number(t, "PORT"), env.number(t, "FORGEWIRE_METRICS_PORT"); s.InternalPort != port || f.Metrics.Port != metrics || metrics == port {
+		t.Errorf("ports %d and %d for %d and %d", s.InternalPort, f.Metrics.Port, port, metrics)
 	}
 	if s.AutoStopMachines != "suspend" || !s.AutoStartMachines || s.MinMachinesRunning != 0 {
 		t.Errorf("it does not scale to zero: %+v", s)

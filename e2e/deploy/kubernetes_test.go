@@ -2,6 +2,8 @@ package deploy
 
 import (
 	"path/filepath"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -74,6 +76,9 @@ func TestKubernetes(t *testing.T) {
 	if grace := time.Duration(*pod.TerminationGracePeriodSeconds) * time.Second; grace < stopping+5*time.Second {
 		t.Errorf("a grace of %v for %v", grace, stopping)
 	}
+	if port, metrics := d.Spec.Template.Annotations["prometheus.io/port"], c.Ports[1]; port != env["FORGEWIRE_METRICS_PORT"] || strconv.Itoa(int(metrics.ContainerPort)) != port {
+		t.Errorf("port %s is scraped, of port %d and a replica's %s", port, metrics.ContainerPort, env["FORGEWIRE_METRICS_PORT"])
+	}
 	for name, path := range env {
 		if dir := filepath.Dir(path); filepath.IsAbs(path) && dir != c.VolumeMounts[0].MountPath {
 			t.Errorf("%s=%s is not in the mounted folder", name, path)
@@ -108,6 +113,9 @@ func TestKubernetes(t *testing.T) {
 		t.Errorf("the autoscaler scales %+v", ref)
 	}
 	m := hpa.Spec.Metrics[0].Pods
+	if !strings.Contains(read(t, "infra/deploy/prometheus/adapter.yaml"), "seriesQuery: '"+m.Metric.Name+"{") {
+		t.Errorf("the rule for the adapter does not offer %s", m.Metric.Name)
+	}
 	if m == nil || m.Target.AverageValue.Value() >= int64(env.number(t, "FORGEWIRE_MAX_CONNECTIONS")) {
 		t.Errorf("the autoscaler would wait until replicas refuse connections: %+v", m)
 	}

@@ -12,9 +12,8 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// Defaults of the pool: base and ceiling are the user guide's (20 and 15 more).
+// Defaults of the pool. The ceiling is the user guide's (20 and 15 more).
 const (
-	DefaultMinConns       = 20
 	DefaultMaxConns       = 35
 	DefaultAcquireTimeout = 10 * time.Second
 	waitingPerConn        = 10 // a queue that is longer than this many times the pool is not worth to wait in

@@ -290,5 +290,5 @@ func (m *matrix) connects(t *testing.T, method, at, token string) bool {
 type noLog struct{}
 
 func (noLog) Append(context.Context, string, ...[]byte) error { return errors.ErrUnsupported }
-func (noLog) Read(context.Context, string) ([][]byte, error)  { return nil, nil }
+func (noLog) Read(context.Context, string, int) ([][]byte, error)  { return nil, nil }
 func (noLog) Follow(string) (llm.Follower, error)             { return nil, errors.ErrUnsupported }

@@ -441,11 +441,11 @@ func TestHookBackendMisbehaves(t *testing.T) {
 		"a redirect": func(w http.ResponseWriter, r *http.Request) {
 			http.Redirect(w, r, "/elsewhere", http.StatusTemporaryRedirect)
 		},
-		"dies":            func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) },
-		"garbage":         write("<html>"),
-		"nothing":         write(""),
-		"two":             write("{} {}"),
-		"huge":            write(`{"result":{"data":"` + strings.Repeat("x", maxHookReply) + `"}}`),
+		"dies":    func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) },
+		"garbage": write("<html>"),
+		"nothing": write(""),
+		"two":     write("{} {}"),
+		"huge":    write(`{"result":{"data":"` + strings.Repeat("x", maxHookReply) + `"}}`),
 		"a bomb": func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Encoding", "gzip")
 			_, _ = w.Write(zipped([]byte(`{"result":{"data":"` + strings.Repeat("x", 64*maxHookReply) + `"}}`)))

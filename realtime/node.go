@@ -5,14 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/http"
 	"net/netip"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/coder/websocket"
 	"github.com/google/uuid"
 	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -324,28 +322,6 @@ func (n *Node) letGo() {
 	}
 }
 
-// Use keeps this replica from resting until done is called. If it rests, it wakes, and Use returns when it knows what it
-// did not hear meanwhile: whoever needs the database, but for a connection, and may use it, says so. See
-// Config.IdleRelease.
-func (n *Node) Use(ctx context.Context) (done func()) {
-	resting := n.rest.resting()
-	done = n.rest.use()
-	if resting {
-		n.rest.wait(ctx)
-	}
-	return done
-}
-
-// Resting says whether this replica leaves the database alone because nobody uses it.
-func (n *Node) Resting() bool { return n.rest.resting() }
-
-// LetGo gives up the connections to the database that somebody needed to be refused, if this replica rests.
-func (n *Node) LetGo() {
-	if n.rest.resting() {
-		n.strands[0].letGo()
-	}
-}
-
 // Ready returns nil if a notification that was sent through the pool just now came back through the
 // listener, else why this replica cannot serve. One that rests is ready: the first to come wakes it.
 func (n *Node) Ready(ctx context.Context) error {
@@ -424,104 +400,3 @@ func (n *Node) History(ctx context.Context, channel string, f HistoryFilter) (Hi
 
 // Epoch is that of a channel's log; "" until it was reached for the first time.
 func (n *Node) Epoch(channel string) string { return n.strandOf(channel).in.position().Epoch }
-
-// enter counts a connection in, unless this replica is shutting down.
-func (n *Node) enter() bool {
-	for _, s := range n.strands {
-		s.listener.doubt()
-	}
-	if n.foreign.Load() {
-		return false
-	}
-	n.accepting.RLock()
-	defer n.accepting.RUnlock()
-	select {
-	case <-n.draining:
-		return false
-	default:
-		n.clients.Add(1)
-		n.stats.accepted.Add(1)
-		return true
-	}
-}
-
-// join adds a connection that entered to the hub. One that did so too late for dismiss to see it is told to go.
-func (n *Node) join(c *client) {
-	c.shard.add(c)
-	select {
-	case <-n.draining:
-		c.disconnect(disconnectShutdown)
-	default:
-	}
-}
-
-// NodeInfo describes a replica at one moment.
-type NodeInfo struct {
-	ID            string        `json:"id"` // unique to this run of the process
-	Name          string        `json:"name"`
-	Version       string        `json:"version"`
-	Clients       int           `json:"clients"`
-	Users         int           `json:"users"`
-	Channels      int           `json:"channels"`
-	Subscriptions int           `json:"subscriptions"`
-	Uptime        time.Duration `json:"uptime"`
-}
-
-// Info describes this replica now.
-func (n *Node) Info() NodeInfo {
-	s := n.hub.sum()
-	return NodeInfo{ID: n.id, Name: n.cfg.Name, Version: n.cfg.Version, Clients: int(n.hub.count.Load()), Users: s.users,
-		Channels: s.channels, Subscriptions: s.subscriptions, Uptime: time.Since(n.started)}
-}
-
-// Sockets is how many WebSockets this replica has.
-func (n *Node) Sockets() int64 { return n.sockets.Load() }
-
-// ServeWebSocket accepts a connection that speaks the Centrifuge protocol. It returns after the handshake: see reading.
-func (n *Node) ServeWebSocket(w http.ResponseWriter, r *http.Request) {
-	if !n.enter() {
-		w.Header().Set("Retry-After", "1")
-		http.Error(w, "shutting down", http.StatusServiceUnavailable)
-		return
-	}
-	leave, ok := n.admit(w, r)
-	if !ok {
-		n.clients.Done()
-		return
-	}
-	handed := false
-	defer func() {
-		if !handed {
-			leave()
-			n.clients.Done()
-		}
-	}()
-	hj := &hijacker{ResponseWriter: w, conn: &conn{}}
-	conn := hj.conn
-	ws, err := websocket.Accept(hj, r, &websocket.AcceptOptions{
-		OnPingReceived:  func(context.Context, []byte) bool { return conn.control() },
-		OnPongReceived:  func(context.Context, []byte) { conn.control() },
-		OriginPatterns:  n.cfg.AllowedOrigins,
-		Subprotocols:    []string{protobufSubprotocol},
-		CompressionMode: websocket.CompressionDisabled,
-	})
-	if err != nil {
-		n.logger.DebugContext(r.Context(), "a WebSocket handshake was refused", "error", err)
-		return
-	}
-	ws.SetReadLimit(maxUnconnected)
-	f := wsJSON
-	if ws.Subprotocol() == protobufSubprotocol || r.URL.Query().Get("cf_protocol") == "protobuf" {
-		f = wsProtobuf
-	}
-	c := newClient(n, conn, f)
-	c.headers = n.hooks.keep(r.Header, false)
-	n.sockets.Add(1)
-	conn.client, conn.ws, conn.leave = c, ws, leave
-	if n.full(n.hub.count.Add(1)) {
-		c.disconnect(disconnectLimit)
-	}
-	n.join(c)
-	handed = true
-	conn.start()
-}

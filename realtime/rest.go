@@ -117,3 +117,25 @@ func (r *rest) wait(ctx context.Context) {
 	case <-ctx.Done():
 	}
 }
+
+// Use keeps this replica from resting until done is called. If it rests, it wakes, and Use returns when it knows what it
+// did not hear meanwhile: whoever needs the database, but for a connection, and may use it, says so. See
+// Config.IdleRelease.
+func (n *Node) Use(ctx context.Context) (done func()) {
+	resting := n.rest.resting()
+	done = n.rest.use()
+	if resting {
+		n.rest.wait(ctx)
+	}
+	return done
+}
+
+// Resting says whether this replica leaves the database alone because nobody uses it.
+func (n *Node) Resting() bool { return n.rest.resting() }
+
+// LetGo gives up the connections to the database that somebody needed to be refused, if this replica rests.
+func (n *Node) LetGo() {
+	if n.rest.resting() {
+		n.strands[0].letGo()
+	}
+}

@@ -262,3 +262,22 @@ func (f *flushStats) flushed(messages []Message, began time.Time, err error) {
 func (f *flushStats) snapshot() FlushStats {
 	return FlushStats{Failed: f.failed.Load(), Messages: f.messages.snapshot(), Seconds: f.seconds.snapshot()}
 }
+
+// NodeInfo describes a replica at one moment.
+type NodeInfo struct {
+	ID            string        `json:"id"` // unique to this run of the process
+	Name          string        `json:"name"`
+	Version       string        `json:"version"`
+	Clients       int           `json:"clients"`
+	Users         int           `json:"users"`
+	Channels      int           `json:"channels"`
+	Subscriptions int           `json:"subscriptions"`
+	Uptime        time.Duration `json:"uptime"`
+}
+
+// Info describes this replica now.
+func (n *Node) Info() NodeInfo {
+	s := n.hub.sum()
+	return NodeInfo{ID: n.id, Name: n.cfg.Name, Version: n.cfg.Version, Clients: int(n.hub.count.Load()), Users: s.users,
+		Channels: s.channels, Subscriptions: s.subscriptions, Uptime: time.Since(n.started)}
+}

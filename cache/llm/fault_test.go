@@ -205,11 +205,17 @@ func TestABreakerAndAStaleAnswer(t *testing.T) {
 	if got.status != 200 || got.body != first.body || !strings.Contains(got.header.Get("Cache-Status"), "stale-if-error") || !strings.Contains(got.header.Get("Cache-Status"), "ttl=") {
 		t.Errorf("%+v", got)
 	}
+	if got := r.post(t, "chat/completions", ask("stale", ""), HeaderClass, ClassEvaluation, "Cache-Control", "max-age=0"); got.status != 502 {
+		t.Errorf("older than it may be: %+v", got)
+	}
+	if got := r.post(t, "chat/completions", ask("stale", ""), HeaderClass, ClassEvaluation, "Cache-Control", "max-age=100"); got.body != first.body {
+		t.Errorf("%+v", got)
+	}
 	// Each counts once, however often it was tried.
 	if left := r.client.breakers.left(r.client.upstreams.routes("m")[0], time.Now()); left > 0 {
-		t.Errorf("left alone for %s after one failure", left)
+		t.Errorf("left alone for %s after three failures", left)
 	}
-	for i := range breakAfter - 1 {
+	for i := range breakAfter - 3 {
 		if got := r.post(t, "chat/completions", ask(fmt.Sprint(i), "")); got.status != 502 && got.status != 503 {
 			t.Errorf("%+v", got)
 		}

@@ -31,7 +31,8 @@ func (s *Service) lookup(ctx context.Context, req *request) (h *hit, fresh bool,
 	return h, fresh, b
 }
 
-// judge says what an entry is worth for a request.
+// judge says what an entry is worth for a request. One that is older than the request's max-age is worth nothing, also
+// where the upstream fails.
 func (req *request) judge(entry cache.Entry, ok bool) (h *hit, fresh bool) {
 	if !ok {
 		return nil, false
@@ -41,8 +42,11 @@ func (req *request) judge(entry cache.Entry, ok bool) (h *hit, fresh bool) {
 		return nil, false // of another version, or not what we stored there
 	}
 	age := max(0, time.Since(entry.Stored)) // another replica's clock may be ahead
+	if !req.controls.fresh(age) {
+		return nil, false
+	}
 	h = &hit{rec: rec, age: age, ttl: entry.TTL - age}
-	return h, !entry.Stale && h.ttl > 0 && req.controls.fresh(age)
+	return h, !entry.Stale && h.ttl > 0
 }
 
 // replay answers from the cache.

@@ -13,26 +13,25 @@ type tree struct {
 	kids  []*tree // of an object, in the order of names, or of an array
 }
 
-// replaced are strings that a piece repeats or sets; every other string of a piece goes on where the last one
-// ended.
+// replaced are strings of a delta that a piece repeats or sets; every other one goes on where the last one ended.
 var replaced = map[string]bool{"id": true, "type": true, "role": true, "name": true, "call_id": true, "finish_reason": true, "format": true, "status": true, "object": true}
 
-func newTree(n node) *tree {
+func newTree(n node, goesOn bool) *tree {
 	t := &tree{}
-	t.set(n)
+	t.set(n, goesOn)
 	return t
 }
 
-func (t *tree) set(n node) {
+func (t *tree) set(n node, goesOn bool) {
 	*t = tree{kind: n.kind}
 	switch n.kind {
 	case '{':
 		for _, m := range n.members {
 			t.names = append(t.names, m.name)
-			t.kids = append(t.kids, newTree(m.value))
+			t.kids = append(t.kids, newTree(m.value, goesOn))
 		}
 	case '[':
-		t.extend(n)
+		t.extend(n, goesOn)
 	case '"':
 		t.text = slices.Clone(n.raw[1 : len(n.raw)-1])
 	default:
@@ -47,44 +46,60 @@ func (t *tree) get(name string) *tree {
 	return nil
 }
 
-// merge adds a piece's value of the member name. The text of strings is joined as it is written, escapes and all, so
-// that a pair of surrogates that was cut in two is whole again.
-func (t *tree) merge(name string, n node) {
+// merge adds a piece's value of the member name. Strings go on only in what says so: elsewhere, as in the verdicts of a
+// filter, a piece repeats them. Their text is joined as it is written, escapes and all, so that a pair of surrogates
+// that was cut in two is whole again.
+func (t *tree) merge(name string, n node, goesOn bool) {
 	switch {
 	case n.kind == 'n':
 	case n.kind != t.kind:
-		t.set(n)
+		t.set(n, goesOn)
 	case n.kind == '{':
 		for _, m := range n.members {
-			t.mergeMember(m.name, m.value)
+			t.mergeMember(m.name, m.value, goesOn)
 		}
 	case n.kind == '[':
-		t.extend(n)
-	case n.kind == '"' && !replaced[name]:
+		t.extend(n, goesOn)
+	case n.kind == '"' && goesOn && !replaced[name]:
 		t.text = append(t.text, n.raw[1:len(n.raw)-1]...)
 	default:
-		t.set(n)
+		t.set(n, goesOn)
 	}
 }
 
-func (t *tree) mergeMember(name string, n node) {
+func (t *tree) mergeMember(name string, n node, goesOn bool) {
 	if old := t.get(name); old != nil {
-		old.merge(name, n)
+		old.merge(name, n, goesOn)
 		return
 	}
 	t.names = append(t.names, name)
-	t.kids = append(t.kids, newTree(n))
+	t.kids = append(t.kids, newTree(n, goesOn))
 }
 
 // extend adds items: to the one with the same index, if they have one, else behind the others.
-func (t *tree) extend(n node) {
+func (t *tree) extend(n node, goesOn bool) {
 	for _, item := range n.items {
 		index := item.get("index")
 		if index.kind != '0' {
-			t.kids = append(t.kids, newTree(item))
+			t.kids = append(t.kids, newTree(item, goesOn))
 			continue
 		}
-		t.indexed(string(index.raw)).merge("", item)
+		t.indexed(string(index.raw)).merge("", item, goesOn)
+	}
+}
+
+// extendChoices adds what a chunk has of the choices. What a model says goes on, and nothing else.
+func (t *tree) extendChoices(e endpoint, n node) {
+	for _, item := range n.items {
+		index := item.get("index")
+		if index.kind != '0' {
+			t.kids = append(t.kids, newTree(item, false))
+			continue
+		}
+		choice := t.indexed(string(index.raw))
+		for _, m := range item.members {
+			choice.mergeMember(m.name, m.value, m.name == "delta" || e == completions && m.name == "text")
+		}
 	}
 }
 
@@ -155,19 +170,19 @@ func assemble(e endpoint, events []event) ([]byte, error) {
 			switch m.name {
 			case "choices":
 				if m.value.kind == '[' {
-					choices.extend(m.value)
+					choices.extendChoices(e, m.value)
 				}
 			case "usage":
 				if m.value.kind == '{' {
-					usage = newTree(m.value)
+					usage = newTree(m.value, false)
 				}
 			case "object":
-				top.mergeMember(m.name, node{kind: '"', raw: quote(object)})
+				top.mergeMember(m.name, node{kind: '"', raw: quote(object)}, false)
 			case "obfuscation":
 			default:
 				if old := top.get(m.name); old == nil || old.kind == 'n' || old.kind == '"' && len(old.text) == 0 {
 					top.drop(m.name)
-					top.mergeMember(m.name, m.value)
+					top.mergeMember(m.name, m.value, false)
 				}
 			}
 		}

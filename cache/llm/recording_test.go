@@ -239,6 +239,18 @@ func TestRepeatedNamesAreNotJoined(t *testing.T) {
 	if err != nil || string(got) != want {
 		t.Errorf("%s, %v", got, err)
 	}
+	// As Azure has it: the verdict on each piece is the same again.
+	got, err = assemble(chat, eventsOf([]string{
+		`{"id":"a","choices":[],"prompt_filter_results":[{"prompt_index":0,"content_filter_results":{"hate":{"filtered":false,"severity":"safe"}}}]}`,
+		`{"id":"a","choices":[{"index":0,"delta":{"role":"assistant","content":"He"},"content_filter_results":{"hate":{"filtered":false,"severity":"safe"}},"finish_reason":null}]}`,
+		`{"id":"a","choices":[{"index":0,"delta":{"content":"y"},"content_filter_results":{"hate":{"filtered":false,"severity":"safe"},"violence":{"filtered":false,"severity":"low"}},"finish_reason":null}]}`,
+		`{"id":"a","choices":[{"index":0,"delta":{},"content_filter_results":{"violence":{"filtered":false,"severity":"safe"}},"finish_reason":"stop"}]}`,
+	}))
+	want = `{"id":"a","prompt_filter_results":[{"prompt_index":0,"content_filter_results":{"hate":{"filtered":false,"severity":"safe"}}}],"choices":[{"index":0,"message":{"role":"assistant","content":"Hey"},` +
+		`"content_filter_results":{"hate":{"filtered":false,"severity":"safe"},"violence":{"filtered":false,"severity":"safe"}},"finish_reason":"stop"}]}`
+	if err != nil || string(got) != want {
+		t.Errorf("%s, %v", got, err)
+	}
 	for _, bad := range [][]string{{`{"a":`}, {`[]`}, {`{"choices":[]}`}, {`{"choices":{}}`}, {}} {
 		if got, err := assemble(chat, eventsOf(bad)); err == nil {
 			t.Errorf("%q became %s", bad, got)

@@ -13,6 +13,9 @@ func (rd *reader) fail(v view) error {
 	if fl == nil {
 		fl = failureOf(errTruncated)
 	}
+	if rd.wrote {
+		return rd.errorEvent(rd.after, fl) // too late for another status, or another answer
+	}
 	if rd.stale != nil && fl.Temporary {
 		rd.gaveStale = true
 		rd.s.replay(rd.w, rd.req, rd.stale, Stale)
@@ -23,7 +26,6 @@ func (rd *reader) fail(v view) error {
 	if fl.RetryAfter != "" {
 		h.Set("Retry-After", fl.RetryAfter)
 	}
-	_ = rd.rc.SetWriteDeadline(time.Now().Add(writeWithin)) // where it cannot be set, the server's own holds
 	if fl.Body == "" {
 		(&Refusal{Status: fl.Status, Type: typeUpstream, Code: fl.Code, Message: fl.Message, Header: h}).Write(rd.w)
 		return nil

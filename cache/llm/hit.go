@@ -50,7 +50,7 @@ func (req *request) judge(entry cache.Entry, ok bool) (h *hit, fresh bool) {
 }
 
 // replay answers from the cache.
-func (s *Service) replay(w http.ResponseWriter, req *request, h *hit, how Outcome) {
+func (s *Service) replay(w *output, req *request, h *hit, how Outcome) {
 	body, contentType, err := h.render(req)
 	if err != nil {
 		(&Refusal{Status: http.StatusInternalServerError, Type: typeServer, Code: "internal_error", Message: "the stored answer cannot be read"}).Write(w)
@@ -61,7 +61,6 @@ func (s *Service) replay(w http.ResponseWriter, req *request, h *hit, how Outcom
 	header.Set("X-Content-Type-Options", "nosniff")
 	header.Set(HeaderID, h.rec.ID)
 	setCacheHeaders(header, how, req, h.age, h.ttl)
-	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(writeWithin)) // where it cannot be set, the server's own holds
 	w.WriteHeader(http.StatusOK)
 	run := req.run(how, h.rec.ID)
 	run.FirstToken = time.Since(req.started)
@@ -84,5 +83,5 @@ func (h *hit) render(req *request) ([]byte, string, error) {
 	if err != nil {
 		return nil, "", err
 	}
-	return numbered(events, 0), "text/event-stream; charset=utf-8", nil
+	return numbered(events, 0), eventStream, nil
 }

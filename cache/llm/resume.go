@@ -66,7 +66,7 @@ func (s *Service) Resume(w http.ResponseWriter, r *http.Request, id string) {
 		return
 	}
 	req := &request{caller: caller, endpoint: v.head.Endpoint, model: v.head.Model, stream: stream, usage: q.Get("include_usage") == "true" || !v.head.Endpoint.hasUsageOption(), started: time.Now()}
-	rd := &reader{s: s, w: w, rc: http.NewResponseController(w), req: req, tape: t.tape, how: Collapsed, resumable: true, after: after + 1}
+	rd := &reader{s: s, w: s.output(w), req: req, tape: t.tape, how: Collapsed, resumable: true, after: after + 1}
 	_ = rd.serve(ctx) // whoever resumes again goes on where this ended
 }
 

@@ -2,15 +2,13 @@ package llm
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"strconv"
 	"time"
 
 	"forgewire/infra/monitor"
 )
-
-// writeWithin is how long a client may take to accept what is written to it. It then has to resume.
-const writeWithin = 30 * time.Second
 
 // Handler serves POST of one endpoint: chat/completions, responses, embeddings or completions.
 func (s *Service) Handler(path string) http.HandlerFunc {
@@ -27,6 +25,7 @@ func (s *Service) Handler(path string) http.HandlerFunc {
 
 // answer gives what the cache has, or joins or starts a flight.
 func (s *Service) answer(w http.ResponseWriter, r *http.Request, req *request) {
+	out := s.output(w)
 	cacheable := s.cfg.Mode.cacheable(req)
 	var stale *hit
 	var b *bid
@@ -34,7 +33,7 @@ func (s *Service) answer(w http.ResponseWriter, r *http.Request, req *request) {
 		var fresh bool
 		if stale, fresh, b = s.lookup(r.Context(), req); fresh {
 			s.unbid(b)
-			s.replay(w, req, stale, Hit)
+			s.replay(out, req, stale, Hit)
 			return
 		}
 	}
@@ -50,7 +49,7 @@ func (s *Service) answer(w http.ResponseWriter, r *http.Request, req *request) {
 			Header: http.Header{"Retry-After": {"1"}}}).Write(w)
 		return
 	}
-	reader := &reader{s: s, w: w, req: req, tape: f.tape, rc: http.NewResponseController(w), how: Miss, stale: stale, began: f.started, resumable: f.shares}
+	reader := &reader{s: s, w: out, req: req, tape: f.tape, how: Miss, stale: stale, began: f.started, resumable: f.shares}
 	switch {
 	case joined:
 		reader.how = Collapsed
@@ -67,8 +66,7 @@ func (s *Service) answer(w http.ResponseWriter, r *http.Request, req *request) {
 // reader gives one client the answer that a tape holds, as it comes.
 type reader struct {
 	s         *Service
-	w         http.ResponseWriter
-	rc        *http.ResponseController
+	w         *output
 	req       *request
 	tape      *tape
 	how       Outcome
@@ -77,8 +75,8 @@ type reader struct {
 	resumable bool
 	after     int // resume: what the client has
 	first     time.Time
-	extended  time.Time // when the time to write was last extended
-	wrote     bool
+	quiet     *time.Timer // of a stream: fires when it has been silent for long
+	wrote     bool        // the response has begun
 	status    int
 	code      string
 	gaveStale bool
@@ -107,15 +105,17 @@ func (rd *reader) serve(ctx context.Context) error {
 		return rd.fail(v)
 	}
 	rd.w.Header().Set("Content-Length", strconv.Itoa(len(body)))
-	_ = rd.rc.SetWriteDeadline(time.Now().Add(writeWithin)) // where it cannot be set, the server's own holds
 	rd.headers(v, "application/json")
 	rd.first = time.Now()
 	_, err = rd.w.Write(body) // with its length, so that the server sends it when the handler returns, in one piece
 	return err
 }
 
-// headers begins the response.
+// headers begins the response, unless it has begun.
 func (rd *reader) headers(v view, contentType string) {
+	if rd.wrote {
+		return
+	}
 	if rd.how == Miss && v.remote {
 		rd.how = Collapsed
 	}
@@ -139,21 +139,41 @@ func (rd *reader) headers(v view, contentType string) {
 }
 
 func (rd *reader) write(b []byte) error {
-	if now := time.Now(); now.Sub(rd.extended) > time.Second {
-		_ = rd.rc.SetWriteDeadline(now.Add(writeWithin)) // where it cannot be set, the server's own holds
-		rd.extended = now
+	if rd.quiet != nil {
+		defer rd.quiet.Reset(rd.s.quietFor)
 	}
 	if _, err := rd.w.Write(b); err != nil {
 		return err
 	}
-	return rd.rc.Flush()
+	return rd.w.flush()
+}
+
+// wait waits for more of a stream. Whoever waits for long is told that it lives, but not before it is known that there
+// is a stream at all: until then a failure can be told by the status.
+func (rd *reader) wait(ctx context.Context, n int, ready func(view) bool) (view, error) {
+	for {
+		v, err := rd.tape.waitWhile(ctx, n, ready, rd.quiet.C)
+		if !errors.Is(err, errQuiet) {
+			return v, err
+		}
+		if !rd.wrote && !v.remote && (v.head == nil || !v.head.Stream) {
+			rd.quiet.Reset(rd.s.quietFor)
+			continue
+		}
+		rd.headers(v, eventStream)
+		if err := rd.write([]byte(alive)); err != nil {
+			return v, err
+		}
+	}
 }
 
 // stream writes events as they come.
 func (rd *reader) stream(ctx context.Context) error {
-	// Not before the first event: until then a failure can be told by the status.
+	rd.quiet = time.NewTimer(rd.s.quietFor)
+	defer rd.quiet.Stop()
+	// Not before the first event, if it comes soon: until then a failure can be told by the status.
 	waiting := monitor.Span(ctx, monitor.Upstream)
-	v, err := rd.tape.wait(ctx, rd.after, func(v view) bool { return v.head != nil && v.head.Stream && (len(v.events) > 0 || rd.after > 0) })
+	v, err := rd.wait(ctx, rd.after, func(v view) bool { return v.head != nil && v.head.Stream && (len(v.events) > 0 || rd.after > 0) })
 	waiting.End()
 	if err != nil {
 		return err
@@ -161,12 +181,12 @@ func (rd *reader) stream(ctx context.Context) error {
 	if v.head == nil || v.end != nil && v.end.Failure != nil && len(v.events) == 0 && rd.after == 0 {
 		return rd.fail(v)
 	}
-	rd.headers(v, "text/event-stream; charset=utf-8")
+	rd.headers(v, eventStream)
 	if !v.head.Stream {
 		return rd.whole(ctx)
 	}
 	if len(v.events) == 0 {
-		if err := rd.rc.Flush(); err != nil {
+		if err := rd.w.flush(); err != nil {
 			return err
 		}
 	}
@@ -200,7 +220,7 @@ func (rd *reader) stream(ctx context.Context) error {
 			}
 			return nil
 		}
-		if v, err = rd.tape.wait(ctx, n, func(v view) bool { return len(v.events) > 0 || v.take != take || v.held >= 0 && rd.after > v.held }); err != nil {
+		if v, err = rd.wait(ctx, n, func(v view) bool { return len(v.events) > 0 || v.take != take || v.held >= 0 && rd.after > v.held }); err != nil {
 			return err
 		}
 		if v.held >= 0 && rd.after > v.held {
@@ -230,7 +250,7 @@ func (rd *reader) render(v view, n int) (b []byte) {
 // whole writes an answer that came in one piece as a stream.
 func (rd *reader) whole(ctx context.Context) error {
 	waiting := monitor.Span(ctx, monitor.Upstream)
-	v, err := rd.tape.ended(ctx)
+	v, err := rd.wait(ctx, 0, func(view) bool { return false })
 	waiting.End()
 	if err != nil {
 		return err

@@ -55,6 +55,8 @@ type Service struct {
 	endLife  context.CancelCauseFunc
 	underWay sync.WaitGroup // flights
 
+	writeWithin, quietFor time.Duration // of clients; tests have less
+
 	mu      sync.Mutex
 	flights map[key]*flight    // that may be joined; guarded by mu, like all below
 	byID    map[string]*flight // all
@@ -80,7 +82,7 @@ func New(cfg Config) (*Service, error) {
 		cfg.Record = func(Run) {}
 	}
 	s := &Service{cfg: cfg, client: newClient(cfg.Upstreams, cfg.Transport), stats: newStatistics(),
-		flights: map[key]*flight{}, byID: map[string]*flight{}, bids: map[key]*bid{}}
+		flights: map[key]*flight{}, byID: map[string]*flight{}, bids: map[key]*bid{}, writeWithin: writeWithin, quietFor: quietFor}
 	s.elector = newElector(cfg.Pool, uuid.NewString(), cfg.Logger, func(k key) { cfg.Cache.Delete(s.life, cacheKey(k)) })
 	s.life, s.endLife = context.WithCancelCause(context.Background())
 	return s, nil

@@ -2,7 +2,9 @@ package llm
 
 import (
 	"context"
+	"errors"
 	"sync"
+	"time"
 )
 
 // A tape holds what is known of an answer that is under way. One goroutine writes; any number of readers read at
@@ -161,6 +163,13 @@ func (t *tape) look(n int) (view, <-chan struct{}) {
 
 // wait returns as soon as ready says that there is enough.
 func (t *tape) wait(ctx context.Context, n int, ready func(view) bool) (view, error) {
+	return t.waitWhile(ctx, n, ready, nil)
+}
+
+var errQuiet = errors.New("nothing has come for long")
+
+// waitWhile is wait, with errQuiet when something comes from quiet before.
+func (t *tape) waitWhile(ctx context.Context, n int, ready func(view) bool, quiet <-chan time.Time) (view, error) {
 	if v := t.now(n); v.end != nil || ready(v) {
 		return v, nil
 	}
@@ -171,6 +180,8 @@ func (t *tape) wait(ctx context.Context, n int, ready func(view) bool) (view, er
 		}
 		select {
 		case <-changed:
+		case <-quiet:
+			return v, errQuiet
 		case <-ctx.Done():
 			return v, context.Cause(ctx)
 		}

@@ -1,5 +1,5 @@
-# The image of one replica: the static binary, the certificates that it trusts, and nothing else. It is the same,
-# byte for byte, from the same commit; `make image` passes the version and the commit's date.
+# The image of one replica: the static binary, the certificates that it trusts, and nothing else. The binary is the same,
+# byte for byte, from the same commit; `make image` and `make push` pass the version and the commit's date.
 
 # golang:1.26.8-bookworm; builds for other platforms run here too, as Go cross-compiles.
 FROM --platform=$BUILDPLATFORM golang:1.26.8-bookworm@sha256:a688600ca24f8a4d3ca77f95b0dd40704a9fc787c826660eb7ba0b641b8b175d AS build

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/centrifugal/centrifuge-go"
+
+	"forgewire/infra/fakellm"
 )
 
 // shipped reads a file of infra/deploy, with each old in place of its new.
@@ -29,31 +31,31 @@ func shipped(t testing.TB, name string, replace ...string) string {
 	return strings.NewReplacer(replace...).Replace(string(b))
 }
 
-// balancers are the real ones, with the configuration that we ship.
-var balancers = map[string]func(t *testing.T, c *cluster) *program{
-	"caddy": func(t *testing.T, c *cluster) *program {
+// balancers are the real ones, with the configuration that we ship, and in it what a test has replaced.
+var balancers = map[string]func(t *testing.T, c *cluster, replace ...string) *program{
+	"caddy": func(t *testing.T, c *cluster, replace ...string) *program {
 		path := install(t, "caddy")
 		p := &program{t: t, name: "caddy", port: freePort(t), log: &logBuffer{}}
 		// Debian's is too old for full duplex.
-		config := place(t, "Caddyfile", shipped(t, "Caddyfile", "{\n\tservers {", "{\n\tadmin off\n\tservers {", "enable_full_duplex", ""))
+		config := place(t, "Caddyfile", shipped(t, "Caddyfile", append(replace, "{\n\tservers {", "{\n\tadmin off\n\tservers {", "enable_full_duplex", "")...))
 		p.env = []string{fmt.Sprintf("FORGEWIRE_SITE=http://:%d", p.port), "HOME=" + strings.TrimSuffix(config, "/Caddyfile"),
 			fmt.Sprintf("FORGEWIRE_UPSTREAMS=%s %s", c.replicas[0].addr, c.replicas[1].addr)}
 		p.args = []string{path, "run", "--config", config, "--adapter", "caddyfile"}
 		return p
 	},
-	"haproxy": func(t *testing.T, c *cluster) *program {
+	"haproxy": func(t *testing.T, c *cluster, replace ...string) *program {
 		path := install(t, "haproxy")
 		p := &program{t: t, name: "haproxy", port: freePort(t), log: &logBuffer{}}
-		config := place(t, "haproxy.cfg", shipped(t, "haproxy.cfg", "bind :8080", "bind "+p.addr(),
-			"forgewire-a:8080", c.replicas[0].addr, "forgewire-b:8080", c.replicas[1].addr, "maxconn 40000", "maxconn 1000"))
+		config := place(t, "haproxy.cfg", shipped(t, "haproxy.cfg", append(replace, "bind :8080", "bind "+p.addr(),
+			"forgewire-a:8080", c.replicas[0].addr, "forgewire-b:8080", c.replicas[1].addr, "maxconn 40000", "maxconn 1000")...))
 		p.args = []string{path, "-db", "-f", config}
 		return p
 	},
-	"nginx": func(t *testing.T, c *cluster) *program {
+	"nginx": func(t *testing.T, c *cluster, replace ...string) *program {
 		path := install(t, "nginx")
 		p := &program{t: t, name: "nginx", port: freePort(t), log: &logBuffer{}}
-		config := place(t, "nginx.conf", shipped(t, "nginx.conf", "listen 8080", "listen "+p.addr(),
-			"forgewire-a:8080", c.replicas[0].addr, "forgewire-b:8080", c.replicas[1].addr))
+		config := place(t, "nginx.conf", shipped(t, "nginx.conf", append(replace, "listen 8080", "listen "+p.addr(),
+			"forgewire-a:8080", c.replicas[0].addr, "forgewire-b:8080", c.replicas[1].addr)...))
 		dir := strings.TrimSuffix(config, "nginx.conf")
 		temp := ""
 		for _, kind := range []string{"client_body", "proxy", "fastcgi", "uwsgi", "scgi"} {
@@ -115,6 +117,27 @@ func TestBehindBalancers(t *testing.T) {
 			c.replicas = c.replicas[1:]
 			c.settle(book, sub)
 			nobodyWasTold(t, []*subscriber{sub})
+		})
+	}
+}
+
+// A request to a model may be large, and its answer may take longer than anything else: here all else has a second and
+// a megabyte.
+func TestBalancersWaitForModels(t *testing.T) {
+	short := map[string][]string{"nginx": {" 90s", " 1s", " 16m", " 1m"}, "haproxy": {" 90s", " 1s"}}
+	for name, prepare := range balancers {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c := newLLM(t, nil, map[string]fakellm.Behaviour{"slow": {FirstToken: 3 * time.Second}})
+			p := prepare(t, c.cluster, short[name]...)
+			p.start()
+			behind := &replica{t: t, name: "the replicas behind " + name, addr: p.addr()}
+			until(t, 20*time.Second, name+" finding the replicas", behind.ready)
+			c.replicas = []*replica{behind}
+			a := c.mustAsk(0, "/chat/completions", asking("slow", strings.Repeat("x", 2<<20), nil))
+			if a.took < 3*time.Second {
+				t.Errorf("the model took only %v", a.took)
+			}
 		})
 	}
 }

@@ -192,6 +192,7 @@ func podFile(t *testing.T, name string) (pod, deployed) {
 
 func cloudRunFile(t *testing.T) deployed {
 	_, d := podFile(t, "cloudrun.yaml")
+	d.before = []string{"migrate"}                           // docs/operations.md has a job for it
 	d.metrics = d.env["FORGEWIRE_METRICS_PORT"] + "/metrics" // for a sidecar, which shares the container's network
 	return d
 }

@@ -1,6 +1,8 @@
 package deploy
 
 import (
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -56,10 +58,18 @@ func TestCloudRun(t *testing.T) {
 	}
 	c := template.Spec.Containers[0]
 	env := environment(t, c)
-	probes(t, c, "/readyz")
+	probes(t, c, "/livez")
+	if slices.Contains(c.Args, "--migrate") {
+		t.Error("an instance without a request has no CPU to migrate")
+	}
 	if p := c.StartupProbe; int(p.PeriodSeconds*p.FailureThreshold) > cloudRunStartup || p.TimeoutSeconds > p.PeriodSeconds {
 		t.Errorf("startup probe %+v", p)
 	}
+	instances, err := strconv.Atoi(template.Metadata.Annotations["autoscaling.knative.dev/maxScale"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	env.countsConnections(t, "infra/deploy/cloudrun.yaml", instances)
 	if strings.HasPrefix(c.Ports[0].Name, "h2") {
 		t.Error("HTTP/2 to the container breaks WebSockets")
 	}
@@ -72,5 +82,17 @@ func TestCloudRun(t *testing.T) {
 	}
 	if grace := env.duration(t, "FORGEWIRE_SHUTDOWN_TIMEOUT"); grace > cloudRunGrace-time.Second {
 		t.Errorf("a grace of %v", grace)
+	}
+	// An account of its own reads each secret, and everybody reaches the service: neither is so by itself.
+	account := "serviceAccount:" + template.Spec.ServiceAccountName
+	for _, role := range []string{"--role roles/run.invoker --member allUsers", "--role roles/secretmanager.secretAccessor", "--member " + account, "--args migrate"} {
+		if !strings.Contains(read(t, "docs/operations.md"), role) {
+			t.Errorf("docs/operations.md has no %s", role)
+		}
+	}
+	for _, e := range c.Env {
+		if e.ValueFrom != nil && !strings.Contains(read(t, "docs/operations.md"), "gcloud secrets create "+e.ValueFrom.SecretKeyRef.Name+" ") {
+			t.Errorf("docs/operations.md does not make the secret of %s", e.Name)
+		}
 	}
 }

@@ -87,6 +87,16 @@ func TestCompose(t *testing.T) {
 			}
 		}
 	}
+	for value, site := range map[string]string{"": ":80", "push.example.com": "push.example.com"} {
+		with := maps.Clone(secrets)
+		with["FORGEWIRE_SITE"] = value
+		if p, err = compose(t, with); err != nil {
+			t.Fatal(err)
+		}
+		if got := p.Services["caddy"].Environment["FORGEWIRE_SITE"]; got == nil || *got != site {
+			t.Errorf("Caddy gets the site %v of %q", got, value)
+		}
+	}
 	// Each secret is asked for by name where it is missing, rather than empty.
 	for name := range secrets {
 		without := map[string]string{}

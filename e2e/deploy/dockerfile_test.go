@@ -70,6 +70,26 @@ func TestDockerfile(t *testing.T) {
 	}
 }
 
+// Docker's own store takes one platform and no attestation, and what runs on this machine is not what runs in the cloud.
+func TestImageTargets(t *testing.T) {
+	for target, want := range map[string][]string{
+		"image": {"--platform linux/amd64 ", "--provenance=false", "--output type=docker "},
+		"push":  {"--platform linux/amd64,linux/arm64 ", "--provenance=mode=max", "--output type=registry,rewrite-timestamp=true "},
+	} {
+		cmd := exec.Command("make", "--dry-run", "IMAGE=registry.example.com/forgewire:1", target)
+		cmd.Dir = root
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		for _, option := range append(want, "--tag registry.example.com/forgewire:1 ", "--build-arg SOURCE_DATE_EPOCH=") {
+			if !strings.Contains(string(out), option) {
+				t.Errorf("make %s has no %s: %s", target, option, out)
+			}
+		}
+	}
+}
+
 // Nothing secret and no history reaches a build: Docker's own rule is that a line matches a path from the root.
 func TestDockerignore(t *testing.T) {
 	ignored := strings.Fields(read(t, ".dockerignore"))

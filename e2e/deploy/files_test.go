@@ -3,6 +3,7 @@
 package deploy
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -61,6 +62,50 @@ func (s settings) checkRequired(t *testing.T) {
 		_, file := s[name+"_FILE"]
 		if direct == file {
 			t.Errorf("%s is given directly: %v, in a file: %v", name, direct, file)
+		}
+	}
+}
+
+// ownConnections are what a replica takes of Postgres besides those for requests: its two other pools, its listener and its
+// drainer.
+func ownConnections(t *testing.T) int {
+	t.Helper()
+	own := 2
+	pools := regexp.MustCompile(`(?m)^const (?:publish|flight)Conns = (\d+)$`).FindAllStringSubmatch(read(t, "cmd/forgewire/base.go"), -1)
+	if len(pools) != 2 {
+		t.Fatalf("other pools than two in cmd/forgewire/base.go: %v", pools)
+	}
+	for _, m := range pools {
+		n, err := strconv.Atoi(m[1])
+		if err != nil {
+			t.Fatal(err)
+		}
+		own += n
+	}
+	return own
+}
+
+// countsConnections demands that the file says how many connections to Postgres so many replicas take, and that Postgres
+// can be set to have as many.
+func (s settings) countsConnections(t *testing.T, path string, replicas int) {
+	t.Helper()
+	each := s.number(t, "FORGEWIRE_DB_POOL_MAX") + ownConnections(t)
+	if sum := fmt.Sprintf("%d × %d = %d", replicas, each, replicas*each); !strings.Contains(read(t, path), sum) || replicas*each > 500 {
+		t.Errorf("%s: %s connections to Postgres", path, sum)
+	}
+}
+
+// What the documents say of the connections of a replica as it is by default.
+func TestConnectionsAreCounted(t *testing.T) {
+	const requests = 35 // FORGEWIRE_DB_POOL_MAX
+	own := ownConnections(t)
+	for path, text := range map[string]string{
+		"docs/configuration.md":     fmt.Sprintf("`%d` | connections to Postgres for requests; a replica has up to %d more", requests, own),
+		"docs/operations.md":        fmt.Sprintf("up to %d, which is [%d for requests and %d of its own]", requests+own, requests, own),
+		"infra/deploy/compose.yaml": fmt.Sprintf("2 × %d = %d", requests+own, 2*(requests+own)),
+	} {
+		if !strings.Contains(read(t, path), text) {
+			t.Errorf("%s does not say %q", path, text)
 		}
 	}
 }

@@ -116,6 +116,8 @@ func TestKubernetes(t *testing.T) {
 	if !strings.Contains(read(t, "infra/deploy/prometheus/adapter.yaml"), "seriesQuery: '"+m.Metric.Name+"{") {
 		t.Errorf("the rule for the adapter does not offer %s", m.Metric.Name)
 	}
+	// A rollout adds one replica.
+	env.countsConnections(t, manifests+"deployment.yaml", int(hpa.Spec.MaxReplicas)+d.Spec.Strategy.RollingUpdate.MaxSurge.IntValue())
 	if m == nil || m.Target.AverageValue.Value() >= int64(env.number(t, "FORGEWIRE_MAX_CONNECTIONS")) {
 		t.Errorf("the autoscaler would wait until replicas refuse connections: %+v", m)
 	}

@@ -37,7 +37,7 @@ type Config struct {
 	ValkeyURL         Secret `env:"VALKEY_URL" meaning:"Valkey or Redis for the cache; without it each replica keeps a small cache of its own" example:"redis://localhost:6379/0"`
 
 	DBPoolMin int `env:"FORGEWIRE_DB_POOL_MIN" envDefault:"20" min:"0" max:"10000" meaning:"connections to Postgres that a replica keeps once it is in use, at most FORGEWIRE_DB_POOL_MAX" example:"20"`
-	DBPoolMax int `env:"FORGEWIRE_DB_POOL_MAX" envDefault:"35" min:"1" max:"10000" meaning:"connections to Postgres for requests; a replica has up to 6 more, for publishing and listening" example:"35"`
+	DBPoolMax int `env:"FORGEWIRE_DB_POOL_MAX" envDefault:"35" min:"1" max:"10000" meaning:"connections to Postgres for requests; a replica has up to 9 more, for publishing, listening and who leads an answer" example:"35"`
 
 	// Who may do what. An empty APIKey means that the server API is disabled,
 	// never that it is open; an empty TokenSecret means that no token is valid.

@@ -147,7 +147,7 @@ func TestEvaluations(t *testing.T) {
 	r.expect(t, 422, "no_such_resource", s.evil, "POST", "/v1/evaluations",
 		fmt.Sprintf(`{"prompt_id":%q,"dataset_id":%q,"model":"m","scoring":{"type":"exact"}}`, prompt, dataset))
 	for _, scoring := range []string{`{"type":"regex","pattern":"(?=x)"}`, `{"type":"json_schema","schema":{"$ref":"file:///etc/passwd"}}`, `{"type":"judge","template":"{{secret}}"}`, `{"type":"eval"}`,
-		`{"type":"exact","threshold":2}`} {
+		`{"type":"exact","threshold":2}`, `{"type":"json_schema","schema":{"multipleOf":1e1000001}}`} {
 		r.expect(t, 400, "invalid_scoring", s.acme, "POST", "/v1/evaluations",
 			fmt.Sprintf(`{"prompt_id":%q,"dataset_id":%q,"model":"m","scoring":%s}`, prompt, dataset, scoring))
 	}

@@ -4,18 +4,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
 
-	"github.com/santhosh-tekuri/jsonschema/v6"
-
 	"forgewire/handlers/problem"
-)
-
-const (
-	maxPattern = 1000     // bytes of a regular expression
-	maxSchema  = 64 << 10 // bytes
 )
 
 // Scoring says how an answer becomes a score from 0 to 1.
@@ -39,8 +31,8 @@ type scorer struct {
 
 var errNothingExpected = errors.New("nothing_expected")
 
-// newScorer checks what was asked for. Regular expressions are RE2, also those of a schema: they take time in
-// proportion to the text, whatever they are.
+// newScorer checks what was asked for. What an answer may cost is bounded, whatever the answer is: see checker and
+// expression.
 func newScorer(s Scoring) (*scorer, error) {
 	sc := &scorer{Scoring: s, passes: 1}
 	if s.Type == "judge" {
@@ -62,19 +54,24 @@ func newScorer(s Scoring) (*scorer, error) {
 		if s.IgnoreCase {
 			pattern = "(?i)" + pattern
 		}
-		re, err := regexp.Compile(pattern)
+		e, err := newExpression(pattern)
 		if err != nil {
-			return nil, badScoring("pattern", "the pattern is not a regular expression of RE2")
+			return nil, badScoring("pattern", "the pattern is not a regular expression of RE2, or repeats too much")
 		}
-		sc.score = func(output string, _ *string) (float64, error) { return oneIf(re.MatchString(output)), nil }
+		sc.score = func(output string, _ *string) (float64, error) {
+			if e.steps(output) > maxSteps {
+				return 0, errTooMuchWork
+			}
+			return oneIf(e.MatchString(output)), nil
+		}
 	case "json_schema":
-		schema, err := compileSchema(s.Schema)
+		c, err := newChecker(s.Schema)
 		if err != nil {
 			return nil, err
 		}
 		sc.score = func(output string, _ *string) (float64, error) {
-			v, err := jsonschema.UnmarshalJSON(strings.NewReader(output))
-			return oneIf(err == nil && schema.Validate(v) == nil), nil
+			fits, err := c.fits(output)
+			return oneIf(fits), err
 		}
 	case "judge":
 		var err error
@@ -109,32 +106,6 @@ func (s *scorer) exact(output string, expected *string) (float64, error) {
 	got, want := strings.TrimSpace(output), strings.TrimSpace(*expected)
 	return oneIf(got == want || s.IgnoreCase && strings.EqualFold(got, want)), nil
 }
-
-// compileSchema fetches nothing: a schema refers to itself, or to what everybody knows.
-func compileSchema(raw json.RawMessage) (*jsonschema.Schema, error) {
-	if len(raw) == 0 || len(raw) > maxSchema {
-		return nil, badScoring("schema", fmt.Sprintf("a schema has 1 to %d bytes", maxSchema))
-	}
-	v, err := jsonschema.UnmarshalJSON(strings.NewReader(string(raw)))
-	if err != nil {
-		return nil, badScoring("schema", "the schema is not JSON")
-	}
-	c := jsonschema.NewCompiler()
-	c.UseLoader(noLoader{})
-	if err = c.AddResource("schema.json", v); err != nil {
-		return nil, badScoring("schema", "the schema cannot be used")
-	}
-	schema, err := c.Compile("schema.json")
-	if err != nil {
-		return nil, badScoring("schema", "it is not a JSON schema, or refers to another one")
-	}
-	return schema, nil
-}
-
-type noLoader struct{}
-
-// Load implements jsonschema.URLLoader.
-func (noLoader) Load(string) (any, error) { return nil, errors.New("schemas are not fetched") }
 
 // judged reads a judge's answer: JSON with a score from 0 to 1, alone or between other words.
 func judged(answer string) (float64, error) {

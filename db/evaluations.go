@@ -40,6 +40,8 @@ type Evaluation struct {
 	Created    time.Time
 	Started    *time.Time
 	Finished   *time.Time
+	WaitsSince *time.Time // these two are of one that is running with an error: since when it waits, and how often
+	Tries      int        // the next case was tried, since the model was seen to answer others
 }
 
 // Over says that nothing of it will change any more.
@@ -65,7 +67,7 @@ type Compared struct {
 }
 
 const evaluationColumns = `e.id, e.prompt_id, e.prompt_version, e.dataset_id, e.model, e.parameters, e.scoring, e.key_id, e.status, e.error,
-	e.cases, e.done, e.passed, e.errors, e.score, e.created_at, e.started_at, e.finished_at FROM forgewire.evaluations e WHERE e.tenant = $1`
+	e.cases, e.done, e.passed, e.errors, e.score, e.created_at, e.started_at, e.finished_at, e.waits_since, e.tries FROM forgewire.evaluations e WHERE e.tenant = $1`
 
 // CreateEvaluation stores an evaluation that is queued.
 func CreateEvaluation(ctx context.Context, tx pgx.Tx, tenant string, e Evaluation) (Evaluation, error) {
@@ -140,6 +142,9 @@ func AddResults(ctx context.Context, tx pgx.Tx, tenant string, e Evaluation, res
 		return now, ErrOvertaken
 	}
 	n := len(results)
+	if n == 0 {
+		return now, nil
+	}
 	numbers, scores, passed := make([]int64, n), make([]float64, n), make([]bool, n)
 	outputs, faults, caches, took := make([]string, n), make([]string, n), make([]string, n), make([]float64, n)
 	for i, r := range results {
@@ -181,6 +186,16 @@ func SetEvaluation(ctx context.Context, tx pgx.Tx, tenant, id, status, reason st
 		finished_at = CASE WHEN $3 IN ('done', 'failed', 'cancelled') THEN now() END WHERE tenant = $1 AND id = $2`, tenant, id, status, reason)
 	if err != nil {
 		return Evaluation{}, fmt.Errorf("change an evaluation: %w", err)
+	}
+	return readEvaluation(ctx, tx, tenant, id, "")
+}
+
+// HoldEvaluation says what an evaluation waits for that the transaction has locked. It does so from now on, unless it did before.
+func HoldEvaluation(ctx context.Context, tx pgx.Tx, tenant, id, reason string, tries int) (Evaluation, error) {
+	_, err := tx.Exec(ctx, `UPDATE forgewire.evaluations SET status = 'running', error = $3, tries = $4,
+		waits_since = CASE WHEN error = '' THEN now() ELSE coalesce(waits_since, now()) END WHERE tenant = $1 AND id = $2`, tenant, id, reason, tries)
+	if err != nil {
+		return Evaluation{}, fmt.Errorf("hold an evaluation: %w", err)
 	}
 	return readEvaluation(ctx, tx, tenant, id, "")
 }

@@ -5,7 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
+	"runtime/debug"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -22,17 +25,20 @@ const EvaluationNamespace = "evaluations"
 
 const (
 	evaluationQueue = "evaluations"
-	workersAtOnce   = 2                // evaluations of one replica
-	casesAtOnce     = 8                // of one evaluation
-	batchCases      = 32               // whose results are stored together
-	shift           = 20 * time.Second // then the job goes back into the queue, so that evaluations take turns
-	workTimeout     = 3 * time.Minute  // more than a shift and the last batch can take; then a worker counts as dead
-	waitLater       = 10 * time.Second // while the model cannot answer
-	retryMost       = time.Minute      // after errors, and after a worker's death
-	stepAside       = 10 * time.Second // for whoever goes on with the same evaluation
-	givesUp         = 24 * time.Hour
-	maxOutput       = 64 << 10 // bytes that are kept of an answer
-	manyAttempts    = 10_000   // never reached: time is what ends the attempts
+	workersAtOnce   = 2                                               // evaluations of one replica
+	casesAtOnce     = 8                                               // of one evaluation
+	batchCases      = 32                                              // whose results are stored together
+	shift           = 20 * time.Second                                // then no case is begun, and the job goes back into the queue, so that evaluations take turns
+	asksOfCase      = 2                                               // of the model, and of the judge
+	scoreAndStore   = 30 * time.Second                                // more than it takes for the last cases
+	workTimeout     = shift + asksOfCase*modelTimeout + scoreAndStore // then a worker counts as dead
+	waitLater       = 10 * time.Second                                // while the model cannot answer
+	triesOfCase     = 5                                               // of a case that the model fails at while it answers others
+	retryMost       = time.Minute                                     // after errors, and after a worker's death
+	stepAside       = 10 * time.Second                                // for whoever goes on with the same evaluation
+	givesUp         = 24 * time.Hour                                  // without a result
+	maxOutput       = 64 << 10                                        // bytes that are kept of an answer
+	manyAttempts    = 10_000                                          // never reached: time is what ends the attempts
 )
 
 // job names an evaluation that has cases without results.
@@ -64,7 +70,7 @@ func (e *evaluator) NextRetry(j *river.Job[job]) time.Time {
 func (e *evaluator) Work(ctx context.Context, j *river.Job[job]) error {
 	until := time.Now().Add(shift)
 	for time.Now().Before(until) {
-		wait, over, err := e.step(ctx, j.Args)
+		wait, over, err := e.step(ctx, j.Args, until)
 		switch {
 		case ctx.Err() != nil: // the replica stops: another one goes on
 			return river.JobSnooze(0)
@@ -81,7 +87,7 @@ func (e *evaluator) Work(ctx context.Context, j *river.Job[job]) error {
 }
 
 // step does one batch. It says whether the evaluation is over, or how long to wait with it.
-func (e *evaluator) step(ctx context.Context, j job) (wait time.Duration, over bool, err error) {
+func (e *evaluator) step(ctx context.Context, j job, until time.Time) (wait time.Duration, over bool, err error) {
 	ev, err := db.ReadEvaluation(ctx, e.s.pool, j.Tenant, j.Evaluation)
 	if errors.Is(err, db.ErrNotFound) || err == nil && ev.Over() { // deleted, cancelled, or done by another
 		return 0, true, nil
@@ -94,23 +100,24 @@ func (e *evaluator) step(ctx context.Context, j job) (wait time.Duration, over b
 		return 0, false, err
 	}
 	if code != "" {
-		return 0, true, e.set(ctx, j.Tenant, ev, db.EvaluationFailed, code)
+		return 0, true, e.fail(ctx, j.Tenant, ev, code)
 	}
-	results, err := w.batch(ctx)
-	if later := (errLater{}); errors.As(err, &later) && ctx.Err() == nil {
-		if time.Since(ev.Created) > givesUp {
-			return 0, true, e.set(ctx, j.Tenant, ev, db.EvaluationFailed, later.code)
-		}
-		return waitLater, false, e.set(ctx, j.Tenant, ev, db.EvaluationRunning, later.code)
-	}
+	results, stuck, err := w.batch(ctx, until)
 	if err != nil {
 		return 0, false, err
 	}
+	if len(results) == 0 && stuck != nil && ev.Error != "" && ev.WaitsSince != nil && time.Since(*ev.WaitsSince) > givesUp {
+		return 0, true, e.fail(ctx, j.Tenant, ev, stuck.code)
+	}
 	err = db.InTenant(ctx, e.s.pool, j.Tenant, func(tx pgx.Tx) error {
 		now, err := db.AddResults(ctx, tx, j.Tenant, ev, results)
-		over = now.Over()
-		if err != nil {
+		if over = now.Over(); err != nil {
 			return err
+		}
+		if stuck != nil {
+			if now, err = db.HoldEvaluation(ctx, tx, j.Tenant, ev.ID, stuck.code, stuck.tries); err != nil {
+				return err
+			}
 		}
 		return tellProgress(ctx, tx, j.Tenant, now)
 	})
@@ -120,18 +127,20 @@ func (e *evaluator) step(ctx context.Context, j job) (wait time.Duration, over b
 	case errors.Is(err, db.ErrOvertaken):
 		// Whoever has overtaken us has the same job: would it end here, he could not put it back after his shift.
 		return stepAside, false, nil
+	case stuck != nil:
+		return waitLater, false, err
 	}
 	return 0, over, err
 }
 
-// set changes the state, unless it is over, and tells of it.
-func (e *evaluator) set(ctx context.Context, tenant string, ev db.Evaluation, status, code string) error {
+// fail ends an evaluation, unless it is over, and tells of it.
+func (e *evaluator) fail(ctx context.Context, tenant string, ev db.Evaluation, code string) error {
 	return db.InTenant(ctx, e.s.pool, tenant, func(tx pgx.Tx) error {
 		now, err := db.LockEvaluation(ctx, tx, tenant, ev.ID)
 		if err != nil || now.Over() {
 			return err
 		}
-		if now, err = db.SetEvaluation(ctx, tx, tenant, ev.ID, status, code); err != nil {
+		if now, err = db.SetEvaluation(ctx, tx, tenant, ev.ID, db.EvaluationFailed, code); err != nil {
 			return err
 		}
 		return tellProgress(ctx, tx, tenant, now)
@@ -165,6 +174,7 @@ type work struct {
 	scorer *scorer
 	model  model
 	cases  []db.Case
+	logger *slog.Logger
 }
 
 // prepare reads it. A code says why the evaluation has to fail.
@@ -172,7 +182,7 @@ func (e *evaluator) prepare(ctx context.Context, tenant string, ev db.Evaluation
 	if e.s.cfg.Models == nil {
 		return w, "no_models", nil
 	}
-	w = work{Evaluation: ev, model: model{handler: e.s.cfg.Models}}
+	w = work{Evaluation: ev, model: model{handler: e.s.cfg.Models}, logger: e.s.logger}
 	if w.model.caller, code, err = e.caller(ctx, tenant, ev.KeyID); err != nil || code != "" {
 		return w, code, err
 	}
@@ -187,6 +197,9 @@ func (e *evaluator) prepare(ctx context.Context, tenant string, ev db.Evaluation
 		return w, "invalid_scoring", nil //nolint:nilerr // it was good when it was stored: the code says what happened
 	}
 	most := min(batchCases, int(ev.Cases-ev.Done))
+	if ev.Error != "" { // enough to see whether the model is back
+		most = min(most, casesAtOnce)
+	}
 	err = db.EachCase(ctx, e.s.pool, tenant, ev.DatasetID, ev.Done, most, func(one db.Case) bool {
 		w.cases = append(w.cases, one)
 		return true
@@ -208,30 +221,79 @@ func (e *evaluator) caller(ctx context.Context, tenant, keyID string) (llm.Calle
 	case key.Expires != nil && !time.Now().Before(*key.Expires):
 		return llm.Caller{}, "api_key_expired", nil
 	}
-	return llm.Caller{Tenant: tenant, KeyID: keyID, Models: key.Models, Shared: key.Shared}, "", nil
+	return llm.Caller{Tenant: tenant, KeyID: keyID, Models: key.Models, LogBodies: key.LogBodies, Shared: key.Shared}, "", nil
 }
 
-// batch asks the model about each case. If it cannot answer now, the whole batch is asked again later; what it has
-// answered by then comes from the cache.
-func (w *work) batch(ctx context.Context) ([]db.Result, error) {
-	results := make([]db.Result, len(w.cases))
-	g, ctx := errgroup.WithContext(ctx)
+// stuck is why a case has no result yet.
+type stuck struct {
+	code  string
+	tries int // since the model was seen to answer other cases
+}
+
+var errNotBegun = errors.New("the case was not begun")
+
+// batch asks the model about each case, and returns the results up to the first case that has none, and why it has none.
+// What was answered behind that case is asked again, and comes from the cache.
+func (w *work) batch(ctx context.Context, until time.Time) ([]db.Result, *stuck, error) {
+	results, failures := make([]db.Result, len(w.cases)), make([]error, len(w.cases))
+	var stop, answers atomic.Bool
+	var g errgroup.Group
 	g.SetLimit(casesAtOnce)
 	for i, one := range w.cases {
-		g.Go(func() (err error) {
-			results[i], err = w.one(ctx, one)
-			return err
+		g.Go(func() error {
+			if i >= casesAtOnce && (stop.Load() || time.Now().After(until)) {
+				failures[i] = errNotBegun
+				return nil
+			}
+			results[i], failures[i] = w.one(ctx, one)
+			if failures[i] != nil {
+				stop.Store(true)
+			} else if results[i].Error == "" && results[i].Cache != "hit" {
+				answers.Store(true)
+			}
+			return nil
 		})
 	}
-	return results, g.Wait()
+	_ = g.Wait() // the failures are in their places
+	if ctx.Err() != nil {
+		return nil, nil, fmt.Errorf("ask the model: %w", ctx.Err())
+	}
+	for i, failure := range failures {
+		later := errLater{}
+		switch {
+		case failure == nil:
+			continue
+		case !errors.As(failure, &later): // what is not begun
+			return results[:i], nil, nil
+		}
+		why := &stuck{code: later.code}
+		if i == 0 && w.Error != "" {
+			why.tries = w.Tries
+		}
+		if !later.refused && (why.tries > 0 || answers.Load()) {
+			why.tries++
+		}
+		if why.tries < triesOfCase {
+			return results[:i], why, nil
+		}
+		results[i].Error = why.code // it is the case, not the model
+	}
+	return results, nil, nil
 }
 
-// one asks about one case. An error is that of the batch; what is wrong with the case is its result.
-func (w *work) one(ctx context.Context, c db.Case) (db.Result, error) {
+// one asks about one case. An error is that of the batch; what is wrong with the case is its result, also what nobody has
+// thought of: an answer may be anything, and must not end the process.
+func (w *work) one(ctx context.Context, c db.Case) (r db.Result, err error) {
 	began := time.Now()
-	r := db.Result{N: c.N}
-	err := w.answer(ctx, c, &r)
-	r.DurationMS = float64(time.Since(began).Microseconds()) / 1000
+	r.N = c.N
+	defer func() {
+		if p := recover(); p != nil {
+			w.logger.ErrorContext(ctx, "a case of an evaluation panicked", "evaluation", w.ID, "case", c.N, "panic", p, "stack", string(debug.Stack()))
+			r, err = db.Result{N: c.N, Error: "internal_error"}, nil
+		}
+		r.DurationMS = float64(time.Since(began).Microseconds()) / 1000
+	}()
+	err = w.answer(ctx, c, &r)
 	if later := (errLater{}); errors.As(err, &later) || ctx.Err() != nil {
 		return r, err
 	}

@@ -18,8 +18,12 @@ const (
 	maxModelAnswer = 4 << 20 // bytes
 )
 
-// errLater says that a model could not answer now, and may soon.
-type errLater struct{ code string }
+// errLater says that a model could not answer now, and may soon. It may also be this one question that it cannot answer,
+// unless it was refused before it was looked at.
+type errLater struct {
+	code    string
+	refused bool
+}
 
 func (e errLater) Error() string { return e.code }
 
@@ -96,7 +100,7 @@ func (w *recorder) said(ctx context.Context) (said, error) {
 		return said{}, errors.New("answer_too_large")
 	}
 	if ctx.Err() != nil {
-		return said{}, errLater{"timeout"}
+		return said{}, errLater{code: "timeout"}
 	}
 	var answer struct {
 		Choices []struct {
@@ -111,7 +115,7 @@ func (w *recorder) said(ctx context.Context) (said, error) {
 	err := json.Unmarshal(w.body.Bytes(), &answer)
 	switch {
 	case w.status == http.StatusTooManyRequests, w.status >= http.StatusInternalServerError:
-		return said{}, errLater{orElse(plainCode(answer.Error.Code), fmt.Sprintf("status_%d", w.status))}
+		return said{}, errLater{orElse(plainCode(answer.Error.Code), fmt.Sprintf("status_%d", w.status)), w.status == http.StatusTooManyRequests}
 	case w.status != http.StatusOK:
 		return said{}, errors.New(orElse(plainCode(answer.Error.Code), fmt.Sprintf("status_%d", w.status)))
 	case err != nil || len(answer.Choices) == 0:

@@ -53,8 +53,7 @@ type publication struct {
 	End  *flightEnd `json:"end,omitempty"`
 	// Live says that from here on every event comes at once.
 	Live bool `json:"live,omitempty"`
-	// Held is of a new leader's first message: the old one was not live, and may have told its own clients more
-	// events than those.
+	// Held is of a new leader's first message: the old one may have told its own clients more events than those.
 	Held *int `json:"held,omitempty"`
 }
 
@@ -192,7 +191,6 @@ type copier struct {
 	turn    int // the latest take
 	next    int
 	part    []byte
-	live    bool // the leader keeps nothing back
 }
 
 var errHole = errors.New("the channel of an answer has a hole")
@@ -216,7 +214,6 @@ func (c *copier) take(message []byte) error {
 		c.turn, c.next, c.part = p.Take, 0, nil
 		c.tape.again()
 	}
-	c.live = p.Live
 	v := c.tape.now(0)
 	if p.Head != nil && v.head == nil {
 		c.tape.begin(*p.Head)
@@ -241,9 +238,6 @@ func (c *copier) take(message []byte) error {
 
 // claim is what a new leader writes first.
 func (c *copier) claim(attempt int) []byte {
-	if c.live {
-		return fmt.Appendf(nil, `{"attempt":%d,"take":0}`, attempt)
-	}
 	return fmt.Appendf(nil, `{"attempt":%d,"take":0,"held":%d}`, attempt, c.next)
 }
 

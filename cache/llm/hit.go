@@ -83,5 +83,5 @@ func (h *hit) render(req *request) ([]byte, string, error) {
 	if err != nil {
 		return nil, "", err
 	}
-	return numbered(events, 0), eventStream, nil
+	return numbered(events, req.endpoint, 0, 0), eventStream, nil
 }

@@ -22,14 +22,14 @@ func (s *Service) Resume(w http.ResponseWriter, r *http.Request, id string) {
 		return
 	}
 	q := r.URL.Query()
-	after := -1
+	after := 0
 	if v := q.Get("starting_after"); v != "" {
 		n, err := strconv.ParseInt(v, 10, 32)
 		if err != nil || n < -1 {
 			invalid("invalid_starting_after", "starting_after must be the number of an event", "starting_after").Write(w)
 			return
 		}
-		after = int(n)
+		after = int(n + 1)
 	}
 	stream, refusal := wantsStream(w, r)
 	if refusal != nil {
@@ -66,7 +66,7 @@ func (s *Service) Resume(w http.ResponseWriter, r *http.Request, id string) {
 		return
 	}
 	req := &request{caller: caller, endpoint: v.head.Endpoint, model: v.head.Model, stream: stream, usage: q.Get("include_usage") == "true" || !v.head.Endpoint.hasUsageOption(), started: time.Now()}
-	rd := &reader{s: s, w: s.output(w), req: req, tape: t.tape, how: Collapsed, resumable: true, after: after + 1}
+	rd := &reader{s: s, w: s.output(w), req: req, tape: t.tape, how: Collapsed, resumable: true, take: after >> takeBits, after: after & (1<<takeBits - 1)}
 	_ = rd.serve(ctx) // whoever resumes again goes on where this ended
 }
 

@@ -73,7 +73,8 @@ type reader struct {
 	stale     *hit // what may stand in for a failure
 	began     time.Time
 	resumable bool
-	after     int // resume: what the client has
+	take      int // resume: of what the client has
+	after     int // resume: how many events of it
 	first     time.Time
 	quiet     *time.Timer // of a stream: fires when it has been silent for long
 	wrote     bool        // the response has begun
@@ -173,7 +174,9 @@ func (rd *reader) stream(ctx context.Context) error {
 	defer rd.quiet.Stop()
 	// Not before the first event, if it comes soon: until then a failure can be told by the status.
 	waiting := monitor.Span(ctx, monitor.Upstream)
-	v, err := rd.wait(ctx, rd.after, func(v view) bool { return v.head != nil && v.head.Stream && (len(v.events) > 0 || rd.after > 0) })
+	v, err := rd.wait(ctx, rd.after, func(v view) bool {
+		return v.take >= rd.take && v.head != nil && v.head.Stream && (len(v.events) > 0 || rd.after > 0)
+	})
 	waiting.End()
 	if err != nil {
 		return err
@@ -182,6 +185,9 @@ func (rd *reader) stream(ctx context.Context) error {
 		return rd.fail(v)
 	}
 	rd.headers(v, eventStream)
+	if rd.after > 0 && (v.take != rd.take || v.held >= 0 && rd.after > v.held) {
+		return rd.errorEvent(rd.after, failureOf(errInterrupted))
+	}
 	if !v.head.Stream {
 		return rd.whole(ctx)
 	}
@@ -189,9 +195,6 @@ func (rd *reader) stream(ctx context.Context) error {
 		if err := rd.w.flush(); err != nil {
 			return err
 		}
-	}
-	if v.held >= 0 && rd.after > v.held {
-		return rd.errorEvent(rd.after, failureOf(errInterrupted))
 	}
 	take, n := v.take, rd.after
 	for {
@@ -240,7 +243,7 @@ func (rd *reader) render(v view, n int) (b []byte) {
 		}
 		id := ""
 		if rd.resumable {
-			id = strconv.Itoa(n + i)
+			e, id = e.at(rd.req.endpoint, v.take, n+i)
 		}
 		b = e.append(b, id)
 	}
@@ -261,17 +264,33 @@ func (rd *reader) whole(ctx context.Context) error {
 		return rd.errorEvent(0, failureOf(errNotAnswer))
 	}
 	rd.first = time.Now()
-	return rd.write(numbered(events, rd.after))
+	return rd.write(numbered(events, rd.req.endpoint, v.take, rd.after))
 }
 
-// numbered writes events from a number on, each with its number as its id.
-func numbered(events []event, from int) (b []byte) {
+// takeBits is how far the take is above an event's number in what a client resumes with. An answer has fewer events.
+const takeBits = 24
+
+// at returns an event as clients get the one with that number, and its id. They resume with the id, or, as the SDKs do
+// with responses, with the number inside: both must say which take they have the beginning of.
+func (e event) at(kind endpoint, take, number int) (event, string) {
+	id := strconv.Itoa(take<<takeBits | number)
+	if take > 0 && kind == responses {
+		if n, err := parseJSON(e.data); err == nil && n.get("sequence_number").has() {
+			e.data = n.with("sequence_number", []byte(id))
+		}
+	}
+	return e, id
+}
+
+// numbered writes events from a number on, each with its id.
+func numbered(events []event, kind endpoint, take, from int) (b []byte) {
 	for i, e := range events {
 		switch {
 		case string(e.data) == string(doneMark):
 			b = e.append(b, "")
 		case i >= from:
-			b = e.append(b, strconv.Itoa(i))
+			e, id := e.at(kind, take, i)
+			b = e.append(b, id)
 		}
 	}
 	return b

@@ -18,8 +18,8 @@ type tape struct {
 	head    *flightHead // nil until the upstream has begun to answer
 	// take counts how often the answer began anew. Readers that had something of an earlier one cannot go on.
 	take int
-	// held is how many events are known to be those that all readers of an earlier leader have got; -1 for all. Who has
-	// more than these cannot go on: what he has may be something else.
+	// held is how many events of this take are known to be those that all readers of an earlier leader have got; -1 for
+	// all. Who has more than these cannot go on: what he has may be something else.
 	held   int
 	events []event
 	object []byte
@@ -109,7 +109,7 @@ func (t *tape) whole(h flightHead, b []byte, e flightEnd) {
 func (t *tape) again() {
 	t.change(func() {
 		t.take++
-		t.head, t.events, t.object, t.size = nil, nil, nil, 0
+		t.head, t.events, t.object, t.size, t.held = nil, nil, nil, 0, -1
 	})
 }
 

@@ -57,6 +57,26 @@ func probes(t *testing.T, c corev1.Container, startup string) {
 	}
 }
 
+// adapterValues are the values of prometheus-adapter's chart that we may use.
+type adapterValues struct {
+	Prometheus struct {
+		URL  string `json:"url"`
+		Port int    `json:"port"`
+	} `json:"prometheus"`
+	Rules struct {
+		Default bool `json:"default"`
+		Custom  []struct {
+			SeriesQuery string `json:"seriesQuery"`
+			Resources   struct {
+				Overrides map[string]struct {
+					Resource string `json:"resource"`
+				} `json:"overrides"`
+			} `json:"resources"`
+			MetricsQuery string `json:"metricsQuery"`
+		} `json:"custom"`
+	} `json:"rules"`
+}
+
 const manifests = "infra/deploy/kubernetes/"
 
 func TestKubernetes(t *testing.T) {
@@ -113,8 +133,9 @@ func TestKubernetes(t *testing.T) {
 		t.Errorf("the autoscaler scales %+v", ref)
 	}
 	m := hpa.Spec.Metrics[0].Pods
-	if !strings.Contains(read(t, "infra/deploy/prometheus/adapter.yaml"), "seriesQuery: '"+m.Metric.Name+"{") {
-		t.Errorf("the rule for the adapter does not offer %s", m.Metric.Name)
+	adapter := strictly[adapterValues](t, "infra/deploy/prometheus/adapter.yaml")
+	if rule := adapter.Rules.Custom[0]; !strings.HasPrefix(rule.SeriesQuery, m.Metric.Name+"{") || rule.Resources.Overrides["pod"].Resource != "pod" {
+		t.Errorf("the rule for the adapter does not offer %s of a pod: %+v", m.Metric.Name, rule)
 	}
 	// A rollout adds one replica.
 	env.countsConnections(t, manifests+"deployment.yaml", int(hpa.Spec.MaxReplicas)+d.Spec.Strategy.RollingUpdate.MaxSurge.IntValue())

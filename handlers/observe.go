@@ -1,6 +1,7 @@
 package handlers
 
 import (
+	"io"
 	"net/http"
 
 	"github.com/go-chi/chi/v5"
@@ -79,12 +80,31 @@ type begun struct {
 func (b *begun) Unwrap() http.ResponseWriter { return b.ResponseWriter }
 
 func (b *begun) WriteHeader(status int) {
-	b.ResponseWriter.WriteHeader(status)
 	b.begin(status)
+	b.ResponseWriter.WriteHeader(status)
 }
 
 func (b *begun) Write(p []byte) (int, error) {
-	n, err := b.ResponseWriter.Write(p)
-	b.begin(http.StatusOK)
-	return n, err
+	b.begin(http.StatusOK) // before a slow client takes the first of it
+	return b.ResponseWriter.Write(p)
+}
+
+// observeUpload records a request whose body is a stream: what it took ends when that begins to be read, and how it
+// went is known in the end.
+func observeUpload(next http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		r.Body = &asked{ReadCloser: r.Body, begin: monitor.From(r.Context()).Begun}
+		next(w, r)
+	}
+}
+
+// asked tells when a body begins to be read.
+type asked struct {
+	io.ReadCloser
+	begin func()
+}
+
+func (a *asked) Read(p []byte) (int, error) {
+	a.begin()
+	return a.ReadCloser.Read(p)
 }

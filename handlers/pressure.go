@@ -4,6 +4,8 @@ import (
 	"io"
 	"net/http"
 
+	"forgewire/handlers/problem"
+	"forgewire/handlers/resources"
 	"forgewire/infra/memory"
 	"forgewire/realtime"
 )
@@ -14,10 +16,28 @@ const bodyCost = 4
 
 var errShedding = &realtime.Error{Code: 111, Message: "memory is short, try again soon", Temporary: true}
 
-// shed refuses requests whose answers may be large while memory is short.
+// guard puts a route of the resources behind what its size asks for. An export or an import holds one chunk, but goes
+// on for long: none begins while memory is short. Any other body is held whole.
+func (s *server) guard(route resources.Route, next http.HandlerFunc) http.Handler {
+	switch {
+	case route.Stream && len(route.RequestTypes) > 0:
+		return s.shed(observeUpload(next))
+	case route.Stream:
+		return s.shed(s.observeStream(next))
+	case route.Request != nil:
+		return s.weigh(next)
+	}
+	return next
+}
+
+// shed refuses requests whose bodies or answers may be large while memory is short.
 func (s *server) shed(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if s.memory != nil && s.memory.Shedding() {
+			if problem.Wanted(r.URL.Path) {
+				problem.Later("memory_short", errShedding.Message).Write(w)
+				return
+			}
 			s.fail(w, r, http.StatusServiceUnavailable, errShedding)
 			return
 		}

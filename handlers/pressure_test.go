@@ -91,3 +91,50 @@ func TestMemoryIsShort(t *testing.T) {
 		t.Errorf("%d bytes are reserved for nobody", s.Reserved)
 	}
 }
+
+// The resources are weighed and put off, too, and say so as they say everything.
+func TestResourcesWhileMemoryIsShort(t *testing.T) {
+	t.Parallel()
+	var used atomic.Uint64
+	governor := newTestGovernor(&used)
+	m := newMatrix(t, func(cfg *handlers.Config) { cfg.Memory = governor })
+	ask := func(method, path, body string) (int, string, http.Header) {
+		t.Helper()
+		req := must(http.NewRequestWithContext(t.Context(), method, m.server.URL+path, strings.NewReader(body)))
+		req.Header.Set("Authorization", "Bearer "+apiKey)
+		req.Header.Set("Content-Type", "application/json")
+		resp := must(m.server.Client().Do(req)) //nolint:bodyclose // it is closed below
+		defer resp.Body.Close()
+		return resp.StatusCode, string(must(io.ReadAll(resp.Body))), resp.Header
+	}
+	later := func(method, path, body string) {
+		t.Helper()
+		status, got, h := ask(method, path, body)
+		if status != http.StatusServiceUnavailable || !strings.Contains(got, `"code":"memory_short"`) || h.Get("Retry-After") == "" || h.Get("Content-Type") != "application/problem+json" {
+			t.Errorf("%s %s: %d %s %v", method, path, status, got, h)
+		}
+	}
+	prompt := func(size int) string { return `{"name":"p","template":"` + strings.Repeat("x", size) + `"}` }
+	for range 2 { // what was reserved is released
+		later("POST", "/v1/prompts", prompt(150_000))
+	}
+	if status, body, _ := ask("GET", "/v1/runs/export", ""); status != http.StatusOK {
+		t.Errorf("an export, while there is memory: %d %s", status, body)
+	}
+	used.Store(testLimit * 9 / 10)
+	eventually(t, "the governor sheds", func() bool { return governor.Check() == memory.Shed })
+	for _, path := range []string{"/v1/runs/export", "/v1/datasets/ds_a/cases", "/v1/evaluations/ev_a/results"} {
+		later("GET", path, "")
+	}
+	later("POST", "/v1/datasets/ds_a/cases", "{}\n")
+	later("POST", "/v1/prompts", prompt(100_000))
+	if status, body, _ := ask("POST", "/v1/prompts", prompt(100)); status != http.StatusCreated {
+		t.Errorf("a small prompt: %d %s", status, body)
+	}
+	if status, body, _ := ask("GET", "/v1/prompts", ""); status != http.StatusOK {
+		t.Errorf("a page: %d %s", status, body)
+	}
+	if s := governor.Stats(); s.Reserved != 0 {
+		t.Errorf("%d bytes are reserved for nobody", s.Reserved)
+	}
+}

@@ -159,9 +159,9 @@ func (s *server) v1(r chi.Router, cfg Config) {
 	r.Group(func(r chi.Router) {
 		r.Use(middleware.Security, middleware.CORS(s.node.AllowsOrigin), middleware.Rate(cfg.MaxIPRequests, cfg.Rates), s.authenticate(cfg.Gate), middleware.Compress())
 		r.Get("/v1/runs", cfg.Gate.ListRuns)
-		r.With(s.shed).Get("/v1/runs/export", cfg.Gate.ExportRuns)
+		r.With(s.shed).Get("/v1/runs/export", s.observeStream(cfg.Gate.ExportRuns))
 		r.Get("/v1/runs/{id}", cfg.Gate.GetRun)
 		r.Get("/v1/usage", cfg.Gate.Usage)
-		cfg.Resources.Mount(r)
+		cfg.Resources.Mount(r, s.guard)
 	})
 }

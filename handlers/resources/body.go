@@ -12,6 +12,7 @@ import (
 	"unicode/utf8"
 
 	"forgewire/handlers/problem"
+	"forgewire/infra/memory"
 )
 
 const (
@@ -29,6 +30,9 @@ func (c *call) decode(v any) error {
 	raw, err := io.ReadAll(http.MaxBytesReader(c.w, c.r.Body, maxBody))
 	if large := (*http.MaxBytesError)(nil); errors.As(err, &large) {
 		return problem.New(http.StatusRequestEntityTooLarge, "body_too_large", fmt.Sprintf("the body has more than %d bytes", large.Limit))
+	}
+	if errors.Is(err, memory.ErrShort) {
+		return short
 	}
 	if err != nil {
 		return problem.Bad("body_incomplete", "", "the body did not arrive whole")

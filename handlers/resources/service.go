@@ -56,10 +56,10 @@ func New(cfg Config) (*Service, error) {
 // Run forgets what it hears of, until ctx ends.
 func (s *Service) Run(ctx context.Context) error { return s.heard.run(ctx) }
 
-// Mount adds the routes. They stand behind access.Gate.Authenticate.
-func (s *Service) Mount(r chi.Router) {
+// Mount adds the routes, each behind what guard says. They stand behind access.Gate.Authenticate.
+func (s *Service) Mount(r chi.Router, guard func(Route, http.HandlerFunc) http.Handler) {
 	for _, route := range s.Routes() {
-		r.Method(route.Method, route.Path, s.serve(route))
+		r.Method(route.Method, route.Path, guard(route, s.serve(route)))
 	}
 }
 

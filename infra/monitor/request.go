@@ -28,6 +28,7 @@ type Request struct {
 	began   time.Time
 	tenant  atomic.Pointer[string]
 	done    atomic.Bool
+	waited  atomic.Int64        // nanoseconds, until what follows is a stream; 0 where nothing is
 	parts   [parts]atomic.Int64 // nanoseconds
 }
 
@@ -57,8 +58,15 @@ func (r *Request) Done(route, method string, status int) {
 	if r.done.Swap(true) {
 		return
 	}
-	r.monitor.record(r, route, method, status, time.Since(r.began))
+	took := time.Since(r.began)
+	if waited := r.waited.Load(); waited > 0 {
+		took = time.Duration(waited)
+	}
+	r.monitor.record(r, route, method, status, took)
 }
+
+// Begun ends the request's duration, but not the request: what follows takes as long as its client takes to send it.
+func (r *Request) Begun() { r.waited.CompareAndSwap(0, int64(time.Since(r.began))) }
 
 // Timer measures one part of a request, for Span.
 type Timer struct {

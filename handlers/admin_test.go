@@ -321,6 +321,26 @@ func adminKeys(t *testing.T, c *cluster, v *visitor) {
 	}
 }
 
+// A tenant's name may be anything, as an address.
+func TestAdminTenantsOfAnyName(t *testing.T) {
+	t.Parallel()
+	c := newDashboard(t)
+	v := c.visitor(t, 0)
+	v.login(adminPassword)
+	for path, tenant := range map[string]string{"ops%40acme.com%2Fx": "ops@acme.com/x", "a%3Ab%2Bc%26d": "a:b+c&d", "50%25": "50%"} {
+		var made struct{ Key string }
+		if err := json.Unmarshal([]byte(v.wants(201, "POST", "/admin/api/keys", fmt.Sprintf(`{"tenant":%q}`, tenant))), &made); err != nil {
+			t.Fatal(err)
+		}
+		if a, text := v.do("POST", "/v1/prompts", `{"name":"theirs","template":"x"}`, "Authorization", "Bearer "+made.Key, "Content-Type", "application/json"); a.StatusCode != http.StatusCreated {
+			t.Fatalf("%d %s", a.StatusCode, text)
+		}
+		if text := v.wants(200, "GET", "/admin/api/tenants/"+path+"/prompts", ""); !strings.Contains(text, `"theirs"`) {
+			t.Errorf("of %s: %s", tenant, text)
+		}
+	}
+}
+
 // Nobody watches: nothing is asked of the replicas.
 func TestAdminIsIdle(t *testing.T) {
 	t.Parallel()

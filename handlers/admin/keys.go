@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math"
 	"net/http"
+	"net/url"
 	"time"
 
 	"github.com/go-chi/chi/v5"
@@ -127,10 +128,19 @@ func (a *Admin) deleteKey(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// asTenant serves what /v1 serves the tenant's keys.
+// asTenant serves what /v1 serves the tenant's keys. A tenant's name may have anything in it: chi matches the path as it
+// came where that has something encoded, and else the decoded one.
 func (a *Admin) asTenant(next http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
+		tenant := chi.URLParam(r, "tenant")
+		if r.URL.RawPath != "" {
+			var err error
+			if tenant, err = url.PathUnescape(tenant); err != nil {
+				a.fail(w, r, http.StatusBadRequest, "the tenant's name in the path is not encoded properly")
+				return
+			}
+		}
 		w.Header().Set("Cache-Control", "no-store")
-		next(w, r.WithContext(llm.WithCaller(r.Context(), llm.Caller{Tenant: chi.URLParam(r, "tenant")})))
+		next(w, r.WithContext(llm.WithCaller(r.Context(), llm.Caller{Tenant: tenant})))
 	}
 }

@@ -8,6 +8,7 @@ import (
 
 	"forgewire/handlers/problem"
 	"forgewire/handlers/resources"
+	"forgewire/infra/monitor"
 	"forgewire/realtime"
 )
 
@@ -46,7 +47,7 @@ func paths() []path {
 		{post, "/emulation", "Further commands of a client that has one of those two.", emulation, asStream("text/plain"), true},
 		{get, "/v1/channels/{channel}/events", "A channel as plain server-sent events, resumed by Last-Event-ID.", nil, asStream("text/event-stream"), true},
 		{get, "/metrics", "The replica's figures for Prometheus. Not here if they have a port of their own.", nil, asText(), false},
-		{get, "/v1/stats", "The figures of the replica that answers or, with scope=cluster, of all: requests by route, slow ones, pools, memory, realtime.", nil, asJSON(schemaOf(reflect.TypeFor[statsResult](), false)), false},
+		{get, "/v1/stats", "The figures of the replica that answers or, with scope=cluster, of all: requests by route, the slow and the last ones, pools, memory, realtime.", nil, asJSON(schemaOf(reflect.TypeFor[statsResult](), false)), false},
 		{get, "/api/stats", "The figures of the replica that answers.", nil, asJSON(stats), false},
 		{get, "/api/openapi.json", "This document.", nil, asJSON(object{"type": "object"}), true},
 	}
@@ -67,6 +68,10 @@ func document(version string, methods []method, routes []resources.Route) object
 			all[p.path] = object{}
 		}
 		all[p.path].(object)[p.method] = p.operation()
+	}
+	all["/v1/stats"].(object)["get"].(object)["parameters"] = []object{
+		inQuery("scope", "replica, which is the default, or cluster.", object{"type": "string", "enum": []string{"replica", "cluster"}, "default": "replica"}),
+		inQuery("recent", "How many of the replica's last requests are listed; 20 if it is not given.", object{"type": "integer", "minimum": 1, "maximum": monitor.MaxRecent}),
 	}
 	maps.Copy(all, v1())
 	addResources(all, routes)
@@ -142,6 +147,10 @@ func operation(id, about string, request, ok object, open bool) object {
 		o["requestBody"] = object{"required": true, "content": asJSON(request)}
 	}
 	return o
+}
+
+func inQuery(name, about string, schema object) object {
+	return object{"name": name, "in": "query", "description": about, "schema": schema}
 }
 
 // openAPI serves the document.

@@ -23,21 +23,18 @@ func v1() object {
 		return object{"get": o}
 	}
 	text := object{"type": "string"}
-	query := func(name, about string, schema object) object {
-		return object{"name": name, "in": "query", "description": about, "schema": schema}
-	}
 	return object{
 		"/v1/runs": get("v1_runs", "The runs of the key's tenant, the newest first.", reflect.TypeFor[access.RunPage](),
-			query("limit", "Runs on a page.", object{"type": "integer", "minimum": 1, "maximum": 100, "default": 20}),
-			query("after", "What the page before said under after.", text),
-			query("model", "As it was asked for.", text),
-			query("answer_id", "The answer's id.", text),
-			query("status", "HTTP.", object{"type": "integer", "minimum": 100, "maximum": 599}),
-			query("cache", "What the cache had to do with it.", object{"type": "string", "enum": []string{"hit", "miss", "collapsed", "stale", "bypass"}}),
-			query("since", "RFC 3339, or seconds since 1970.", text),
-			query("until", "RFC 3339, or seconds since 1970; not this moment itself.", text)),
+			inQuery("limit", "Runs on a page.", object{"type": "integer", "minimum": 1, "maximum": 100, "default": 20}),
+			inQuery("after", "What the page before said under after.", text),
+			inQuery("model", "As it was asked for.", text),
+			inQuery("answer_id", "The answer's id.", text),
+			inQuery("status", "HTTP.", object{"type": "integer", "minimum": 100, "maximum": 599}),
+			inQuery("cache", "What the cache had to do with it.", object{"type": "string", "enum": []string{"hit", "miss", "collapsed", "stale", "bypass"}}),
+			inQuery("since", "RFC 3339, or seconds since 1970.", text),
+			inQuery("until", "RFC 3339, or seconds since 1970; not this moment itself.", text)),
 		"/v1/runs/export": exported(get("v1_runs_export", "All of the tenant's runs, the newest first, as NDJSON or CSV; the same parameters as /v1/runs but limit, and after takes the cursor of a line.", reflect.TypeFor[access.ExportedRun](),
-			query("after", "The cursor of the last line that is at hand.", text))),
+			inQuery("after", "The cursor of the last line that is at hand.", text))),
 		"/v1/runs/{id}": get("v1_run", "One run of the key's tenant.", reflect.TypeFor[access.RunDetail](),
 			object{"name": "id", "in": "path", "required": true, "schema": text}),
 		"/v1/usage": get("v1_usage", "What the key's tenant used this calendar month (UTC), key by key.", reflect.TypeFor[access.Usage]()),

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strconv"
 
 	"forgewire/cache"
 	"forgewire/db"
@@ -46,11 +47,25 @@ type statsResult struct {
 
 // v1Stats answers with the figures of the replica that is asked or, with scope=cluster, of all.
 func (s *server) v1Stats(w http.ResponseWriter, r *http.Request) {
-	switch scope := r.URL.Query().Get("scope"); scope {
+	query := r.URL.Query()
+	scope, recent := query.Get("scope"), query.Get("recent")
+	switch scope {
 	case "", "replica":
 		mine := s.mine(s.monitor.Stats())
+		if recent != "" {
+			n, err := strconv.Atoi(recent)
+			if err != nil || n < 1 || n > monitor.MaxRecent {
+				s.fail(w, r, http.StatusBadRequest, realtime.ErrBadRequest.With(fmt.Sprintf("recent is a number from 1 to %d", monitor.MaxRecent)))
+				return
+			}
+			mine.HTTP.Recent = s.monitor.Recent(n)
+		}
 		s.write(w, r, http.StatusOK, statsResult{Replica: &mine})
 	case "cluster":
+		if recent != "" {
+			s.fail(w, r, http.StatusBadRequest, realtime.ErrBadRequest.With("recent is a replica's own: ask without scope=cluster"))
+			return
+		}
 		all, err := s.gather(r.Context())
 		if err != nil {
 			e := s.errorFor(r.Context(), err)
@@ -93,7 +108,7 @@ func (s *server) gather(ctx context.Context) (*clusterStats, error) {
 	if err != nil {
 		return nil, err
 	}
-	sum := clusterStats{HTTP: monitor.Stats{Routes: []monitor.RouteStats{}, Slow: []monitor.Recorded{}}, Pools: map[string]db.Stats{}, Replicas: []replicaStats{}}
+	sum := clusterStats{HTTP: monitor.Stats{Routes: []monitor.RouteStats{}, Slow: []monitor.Recorded{}, Recent: []monitor.Recorded{}}, Pools: map[string]db.Stats{}, Replicas: []replicaStats{}}
 	for id, b := range answers {
 		var one replicaStats
 		if err = json.Unmarshal(b, &one); err == nil && one.ID == id {
@@ -110,7 +125,7 @@ func (s *server) gather(ctx context.Context) (*clusterStats, error) {
 		}
 		sum.addCaches(one)
 		one.Models = nil
-		one.HTTP.Routes, one.HTTP.Slow = []monitor.RouteStats{}, []monitor.Recorded{}
+		one.HTTP.Routes, one.HTTP.Slow, one.HTTP.Recent = []monitor.RouteStats{}, []monitor.Recorded{}, []monitor.Recorded{}
 		sum.Replicas = append(sum.Replicas, one)
 	}
 	slices.SortFunc(sum.Replicas, func(a, b replicaStats) int { return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.ID, b.ID)) })

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"forgewire/infra/monitor"
 )
@@ -104,6 +105,20 @@ func TestV1Stats(t *testing.T) {
 	}
 	if len(all.Replicas) != 2 || all.Replicas[0].Name != "replica 0" || all.Replicas[1].Name != "replica 1" || all.Pools["requests"].Ceiling != 70 {
 		t.Errorf("%+v", all.Replicas)
+	}
+	if time.Since(all.HTTP.Since) > time.Hour {
+		t.Errorf("all since %v", all.HTTP.Since)
+	}
+	if s := get(0, "/v1/stats?recent=2").Replica.HTTP.Recent; len(s) != 2 || s[0].Route != "/v1/stats" || s[0].Status != http.StatusOK || s[1].Time.After(s[0].Time) {
+		t.Errorf("the last two: %+v", s)
+	}
+	if s := all.HTTP.Recent; len(s) < 5 || len(s) > 20 {
+		t.Errorf("the last of all: %+v", s)
+	}
+	for _, query := range []string{"recent=0", "recent=10001", "recent=x", "recent=2&scope=cluster"} {
+		if status, _ := c.request(t, 0, http.MethodGet, "/v1/stats?"+query, apiKey, ""); status != http.StatusBadRequest {
+			t.Errorf("%s: %d", query, status)
+		}
 	}
 	if status, _ := c.request(t, 0, http.MethodGet, "/v1/stats?scope=planet", apiKey, ""); status != http.StatusBadRequest {
 		t.Errorf("scope=planet: %d", status)

@@ -9,11 +9,12 @@ import (
 
 // Bounds of what is remembered.
 const (
-	maxRecent    = 10_000 // requests of all routes
+	MaxRecent    = 10_000 // requests of all routes
 	maxWindow    = 1000   // requests of one route
 	maxRoutes    = 200    // patterns with their methods; more are counted together
 	maxSlow      = 1000   // slow requests, of which Stats lists the slowest
 	listedSlow   = 50
+	listedRecent = 20
 	slowAfter    = 200 * time.Millisecond
 	otherRoute   = "other"
 	unknownRoute = "unmatched"
@@ -27,7 +28,7 @@ type Monitor struct {
 	routes  sync.Map     // routeKey to *route
 
 	next   atomic.Uint64
-	recent [maxRecent]slot
+	recent [MaxRecent]slot
 
 	slowMu   sync.Mutex
 	slow     []Recorded // a ring
@@ -64,7 +65,7 @@ func (m *Monitor) record(r *Request, pattern, method string, status int, took ti
 	if t := r.tenant.Load(); t != nil {
 		done.Tenant = *t
 	}
-	s := &m.recent[(m.next.Add(1)-1)%maxRecent]
+	s := &m.recent[(m.next.Add(1)-1)%MaxRecent]
 	s.mu.Lock()
 	s.req = done
 	s.mu.Unlock()
@@ -119,9 +120,9 @@ func (m *Monitor) route(pattern, method string) *route {
 // Recent returns the requests that ended last, the newest first, at most n.
 func (m *Monitor) Recent(n int) []Recorded {
 	end := m.next.Load()
-	var all []Recorded
-	for i := end; i > 0 && end-i < maxRecent && len(all) < n; i-- {
-		s := &m.recent[(i-1)%maxRecent]
+	all := []Recorded{}
+	for i := end; i > 0 && end-i < MaxRecent && len(all) < n; i-- {
+		s := &m.recent[(i-1)%MaxRecent]
 		s.mu.Lock()
 		if s.req.Method != "" { // it may be about to be written
 			all = append(all, s.req)

@@ -58,14 +58,14 @@ func TestWindow(t *testing.T) {
 
 func TestRecentAndSlowest(t *testing.T) {
 	m := New()
-	for i := range maxRecent + 5 {
+	for i := range MaxRecent + 5 {
 		took := time.Millisecond
 		if i%100 == 0 {
 			took = 201*time.Millisecond + time.Duration(i)*time.Microsecond
 		}
 		m.after(took, "/a", "GET", 200)
 	}
-	if all := m.Recent(1 << 20); len(all) != maxRecent {
+	if all := m.Recent(1 << 20); len(all) != MaxRecent {
 		t.Errorf("%d are remembered", len(all))
 	}
 	if few := m.Recent(3); len(few) != 3 || few[0].Route != "/a" || few[0].Duration == 0 {
@@ -166,6 +166,12 @@ func TestMerge(t *testing.T) {
 	}
 	if shown := sum.Shown(); shown.Routes[0].TotalHist != "" || sum.Routes[0].TotalHist == "" {
 		t.Error("what is shown is not without histograms, or changed what it is of")
+	}
+	if len(sum.Recent) != listedRecent || sum.Recent[0].Route != "/only-b" || sum.Recent[0].Time.Before(sum.Recent[listedRecent-1].Time) {
+		t.Errorf("recent: %+v", sum.Recent)
+	}
+	if nobody := (Stats{}); nobody.Merge(want) != nil || !nobody.Since.Equal(want.Since) {
+		t.Errorf("of nobody and one: since %v, want %v", nobody.Since, want.Since)
 	}
 	theirs.Routes[0].TotalHist = "nonsense"
 	if err = sum.Merge(theirs); err == nil {

@@ -16,6 +16,7 @@ type Stats struct {
 	Count  uint64       `json:"count"`
 	Routes []RouteStats `json:"routes"` // by pattern and method
 	Slow   []Recorded   `json:"slow"`   // the slowest first
+	Recent []Recorded   `json:"recent"` // the newest first
 }
 
 // RouteStats are the figures of one method and pattern.
@@ -51,7 +52,7 @@ func (m *Monitor) Stats() Stats { return m.stats(false) }
 func (m *Monitor) Mergeable() Stats { return m.stats(true) }
 
 func (m *Monitor) stats(mergeable bool) Stats {
-	s := Stats{Since: m.started, Routes: []RouteStats{}, Slow: m.slowest()}
+	s := Stats{Since: m.started, Routes: []RouteStats{}, Slow: m.slowest(), Recent: m.Recent(listedRecent)}
 	m.routes.Range(func(_, v any) bool {
 		r := v.(*route)
 		total, last := r.total(), r.last()
@@ -116,13 +117,16 @@ func summaryOf(h *hdrhistogram.Histogram) Summary {
 		Min: float64(h.Min()) / 1000, Max: float64(h.Max()) / 1000}
 }
 
-// Merge adds another replica's figures. Both must be Mergeable.
+// Merge adds another replica's figures. Both must be Mergeable, or s the figures of nobody yet.
 func (s *Stats) Merge(o Stats) error {
-	if o.Since.Before(s.Since) {
+	if s.Since.IsZero() || o.Since.Before(s.Since) {
 		s.Since = o.Since
 	}
 	s.Count += o.Count
 	s.Slow = sortSlow(append(s.Slow, o.Slow...))
+	s.Recent = append(s.Recent, o.Recent...)
+	slices.SortStableFunc(s.Recent, func(a, b Recorded) int { return b.Time.Compare(a.Time) })
+	s.Recent = s.Recent[:min(len(s.Recent), listedRecent)]
 	for _, theirs := range o.Routes {
 		i := slices.IndexFunc(s.Routes, func(r RouteStats) bool { return r.Route == theirs.Route && r.Method == theirs.Method })
 		if i < 0 {

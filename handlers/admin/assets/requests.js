@@ -1,4 +1,4 @@
-// HTTP requests by route, and the slow ones with where their time went.
+// HTTP requests by route, the slow ones with where their time went, and the last ones.
 import { card, el, ms, number, table, when } from './dom.js';
 
 const names = { pool_wait: 'waiting for a connection', query: 'database', cache: 'cache', upstream: 'model' };
@@ -6,11 +6,13 @@ const names = { pool_wait: 'waiting for a connection', query: 'database', cache:
 export function requests() {
   const routes = table('Routes', ['Route', '#Requests', '#Errors', '#p50', '#p95', '#p99', '#Slowest'], 'No request yet.');
   const slow = table('Slow requests', ['Request', '#Took', 'Where the time went', 'When', 'Status', 'Tenant'], 'No request took longer than 200 ms.');
+  const recent = table('Last requests', ['Request', '#Took', 'When', 'Status', 'Tenant'], 'No request yet.');
   return {
     title: 'Requests',
-    element: el('section', {}, card('The slowest requests, above 200 ms', slow.element), card('Routes, of the last 1,000 requests each', routes.element)),
+    element: el('section', {}, card('The slowest requests, above 200 ms', slow.element), card('Routes, of the last 1,000 requests each', routes.element), card('The last requests', recent.element)),
     figures(all) {
       slow.set(all.http.slow.map((r) => [`${r.method} ${r.route}`, ms(r.duration_ms), parts(r), when(r.time), String(r.status), r.tenant ?? '–']));
+      recent.set(all.http.recent.map((r) => [`${r.method} ${r.route}`, ms(r.duration_ms), when(r.time), String(r.status), r.tenant ?? '–']));
       routes.set(all.http.routes.toSorted((a, b) => b.total.count - a.total.count).map((r) => [`${r.method} ${r.route}`, number(r.total.count), number(r.statuses['5xx'] ?? 0),
         ms(r.window.p50_ms), ms(r.window.p95_ms), ms(r.window.p99_ms), ms(r.total.max_ms)]));
     },

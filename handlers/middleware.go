@@ -10,8 +10,6 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/go-chi/chi/v5/middleware"
-
 	"forgewire/handlers/access"
 	"forgewire/infra/logging"
 	"forgewire/realtime"
@@ -117,14 +115,4 @@ func (s *server) authorize(next http.Handler) http.Handler {
 		}
 		next.ServeHTTP(w, r)
 	})
-}
-
-// clientIP takes the client's address from the header that the operator trusts, for the limits of realtime. Of
-// X-Forwarded-For, which anybody may begin, only what the last proxy added counts. Without a valid address in
-// it, the peer's own is the client's.
-func clientIP(header string) func(http.Handler) http.Handler {
-	if http.CanonicalHeaderKey(header) == "X-Forwarded-For" {
-		return middleware.ClientIPFromXFFTrustedProxies(1)
-	}
-	return middleware.ClientIPFromHeader(header)
 }

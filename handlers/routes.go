@@ -43,6 +43,7 @@ type Config struct {
 	MetricsElsewhere    bool                     // Metrics is served on a port of its own
 	Home                http.Handler             // what "/" shows; nil for nothing
 	ClientIPHeader      string                   // the header in which the platform's proxy says who connects; "" for none
+	TrustedProxies      []string                 // networks of proxies whose header counts; none: private ones
 }
 
 // server holds what the handlers share. It is fixed once Routes has made it.
@@ -87,7 +88,7 @@ func Routes(cfg Config) (http.Handler, error) {
 	r := chi.NewRouter()
 	chain := chi.Middlewares{s.observe, cfg.Tracing.Middleware, s.requestID, s.recover}
 	if cfg.ClientIPHeader != "" {
-		chain = append(chain, clientIP(cfg.ClientIPHeader))
+		chain = append(chain, clientIP(cfg.ClientIPHeader, cfg.TrustedProxies))
 	}
 	r.Use(chain...)
 	r.Use(middleware.Preflight("/v1/", s.node.AllowsOrigin))

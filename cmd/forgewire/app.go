@@ -208,7 +208,7 @@ func (a *app) web(logger *slog.Logger, tokens realtime.TokenConfig) (web handler
 	return handlers.Config{
 		Monitor: b.monitor, Pools: b.pools(), Memory: b.memory, Tracing: b.tracing,
 		Cache: a.cache, Admin: a.admin, Node: node, Gate: a.gate, LLM: a.models, Resources: a.resources, MaxIPRequests: cfg.MaxIPRequests, Rates: a.rates, Logger: logger, APIKey: cfg.APIKey.Reveal(), MaxPublicationBytes: cfg.MaxPublicationBytes,
-		Version: version, MetricsElsewhere: cfg.MetricsPort != 0, Home: cfg.Demo, ClientIPHeader: cfg.ClientIPHeader,
+		Version: version, MetricsElsewhere: cfg.MetricsPort != 0, Home: cfg.Demo, ClientIPHeader: cfg.ClientIPHeader, TrustedProxies: cfg.TrustedProxies,
 	}, nil
 }
 

@@ -28,8 +28,11 @@ func (v Variable) check(cfg *Config, raw, given string) string {
 	case Secret:
 		return v.checkSecret(value.Reveal(), given)
 	case []string:
-		if v.Name == "FORGEWIRE_ADMIN_OIDC_ALLOWED" {
+		switch v.Name {
+		case "FORGEWIRE_ADMIN_OIDC_ALLOWED":
 			return checkAllowed(value)
+		case "FORGEWIRE_TRUSTED_PROXIES":
+			return checkNetworks(value)
 		}
 		return checkOrigins(value)
 	}
@@ -213,6 +216,16 @@ func checkHeader(name string) string {
 	for _, r := range name {
 		if (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && r != '-' {
 			return "is not the name of a header"
+		}
+	}
+	return ""
+}
+
+// checkNetworks takes networks as they are written where Go compares: one of IPv4 in the form of IPv6 has no address in it.
+func checkNetworks(list []string) string {
+	for _, text := range trimmed(slices.Clone(list)) {
+		if p, err := netip.ParsePrefix(text); err != nil || p.Addr().Is4In6() {
+			return fmt.Sprintf("%q is not a network: write an address and how many of its bits count, as 10.0.0.0/8", text)
 		}
 	}
 	return ""

@@ -86,7 +86,8 @@ type Config struct {
 	MaxIPConnections    int           `env:"FORGEWIRE_MAX_IP_CONNECTIONS" envDefault:"0" min:"0" max:"1000000" meaning:"connections of one address (of IPv6, a /64) to one replica; 0 for no limit" example:"100"`
 	MaxIPHandshakes     int           `env:"FORGEWIRE_MAX_IP_HANDSHAKES" envDefault:"0" min:"0" max:"1000000" meaning:"new connections of one address to one replica a second, twice that at once; 0 for no limit" example:"10"`
 	MaxIPRequests       int           `env:"FORGEWIRE_MAX_IP_REQUESTS" envDefault:"0" min:"0" max:"10000000" meaning:"requests of one address (of IPv6, a /64) to prompts, data sets, evaluations and runs a minute, over all replicas with VALKEY_URL, else of each one; 0 for no limit" example:"600"`
-	ClientIPHeader      string        `env:"FORGEWIRE_CLIENT_IP_HEADER" meaning:"header in which the proxy in front says who connects, and which it overwrites; without it the peer's address counts" example:"Fly-Client-IP"`
+	ClientIPHeader      string        `env:"FORGEWIRE_CLIENT_IP_HEADER" meaning:"header in which the proxy in front says who connects, and which it overwrites; of X-Forwarded-For the last address counts; without it the peer's address counts" example:"Fly-Client-IP"`
+	TrustedProxies      []string      `env:"FORGEWIRE_TRUSTED_PROXIES" meaning:"networks from which proxies connect, comma separated: from others FORGEWIRE_CLIENT_IP_HEADER does not count, and of X-Forwarded-For the last address that is in none of them is the client's; without it private and link-local addresses are proxies" example:"10.0.0.0/8,203.0.113.7/32"`
 	CommandRate         int           `env:"FORGEWIRE_COMMAND_RATE" envDefault:"100" min:"0" max:"1000000" meaning:"commands of one client a second, on average; 0 for no limit" example:"100"`
 	MaxPublicationBytes int           `env:"FORGEWIRE_MAX_PUBLICATION_BYTES" envDefault:"1048576" min:"1024" max:"16777216" meaning:"largest publication, in bytes" example:"1048576"`
 	RetentionAge        time.Duration `env:"FORGEWIRE_RETENTION_AGE" envDefault:"24h" min:"1m" meaning:"how long messages are kept" example:"24h"`
@@ -139,6 +140,9 @@ func Load(environ []string) (*Config, error) {
 	}
 	if sets := cfg.KeySets(); cfg.TokenIssuer != "" && len(sets) > 0 && sets[""] == "" {
 		mistakes = append(mistakes, Mistake{Variable: "FORGEWIRE_TOKEN_ISSUER", Problem: "cannot be set where FORGEWIRE_TOKEN_JWKS_URL names issuers"})
+	}
+	if len(cfg.TrustedProxies) > 0 && cfg.ClientIPHeader == "" && !mistakes.name("FORGEWIRE_CLIENT_IP_HEADER") {
+		mistakes = append(mistakes, Mistake{Variable: "FORGEWIRE_CLIENT_IP_HEADER", Problem: "is required with FORGEWIRE_TRUSTED_PROXIES", Example: "X-Forwarded-For"})
 	}
 	mistakes = append(mistakes, cfg.checkUpstreams()...)
 	mistakes = append(mistakes, cfg.checkAdmin(mistakes)...)
@@ -262,7 +266,9 @@ func (c *Config) tidy() {
 			*s = ""
 		}
 	}
-	c.AllowedOrigins, c.AdminOIDCAllowed = trimmed(c.AllowedOrigins), trimmed(c.AdminOIDCAllowed)
+	for _, list := range []*[]string{&c.AllowedOrigins, &c.AdminOIDCAllowed, &c.TrustedProxies} {
+		*list = trimmed(*list)
+	}
 }
 
 func trimmed(list []string) []string {

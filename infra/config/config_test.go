@@ -95,6 +95,7 @@ func TestLoadEverything(t *testing.T) {
 		"FORGEWIRE_MAX_IP_CONNECTIONS=100",
 		"FORGEWIRE_MAX_IP_HANDSHAKES=10",
 		"FORGEWIRE_CLIENT_IP_HEADER=Fly-Client-IP",
+		"FORGEWIRE_TRUSTED_PROXIES=10.0.0.0/8, fdaa::/16,",
 		"FORGEWIRE_COMMAND_RATE=0",
 		"FORGEWIRE_MAX_PUBLICATION_BYTES=1024",
 		"FORGEWIRE_RETENTION_AGE=1m",
@@ -139,6 +140,7 @@ func TestLoadEverything(t *testing.T) {
 		MaxIPConnections:    100,
 		MaxIPHandshakes:     10,
 		ClientIPHeader:      "Fly-Client-IP",
+		TrustedProxies:      []string{"10.0.0.0/8", "fdaa::/16"},
 		MaxPublicationBytes: 1024,
 		RetentionAge:        time.Minute,
 		RetentionBytes:      1 << 40,
@@ -243,6 +245,8 @@ func TestLoadValues(t *testing.T) {
 		{"FORGEWIRE_TOKEN_JWKS_URL=a https://a/keys https://a/others", `the address of "a", which is not a valid URL`},
 		{"FORGEWIRE_CLIENT_IP_HEADER=Fly-Client-IP", ""},
 		{"FORGEWIRE_CLIENT_IP_HEADER=Fly-Client-IP:", "is not the name of a header"},
+		{"FORGEWIRE_TRUSTED_PROXIES=10.0.0.0/8,192.0.2.1", `"192.0.2.1" is not a network`},
+		{"FORGEWIRE_TRUSTED_PROXIES=::ffff:10.0.0.0/104", "is not a network"},
 		{"FORGEWIRE_COMMAND_RATE=-1", "is not a whole number from 0"},
 
 		{"FORGEWIRE_ALLOW_ANONYMOUS=false", ""},
@@ -328,6 +332,14 @@ func TestMetricsPort(t *testing.T) {
 	}
 	if cfg, err := config.Load(environ("FORGEWIRE_METRICS_PORT=9090")); err != nil || cfg.MetricsPort != 9090 {
 		t.Errorf("got %v, %v", cfg, err)
+	}
+}
+
+// Who says whom he trusts, but not with what, would be trusted with nothing.
+func TestTrustedProxies(t *testing.T) {
+	_, err := config.Load(environ("FORGEWIRE_TRUSTED_PROXIES=10.0.0.0/8"))
+	if err == nil || !strings.Contains(err.Error(), "FORGEWIRE_CLIENT_IP_HEADER: is required with FORGEWIRE_TRUSTED_PROXIES") {
+		t.Errorf("got %v", err)
 	}
 }
 

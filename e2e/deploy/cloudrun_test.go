@@ -58,6 +58,7 @@ func TestCloudRun(t *testing.T) {
 	}
 	c := template.Spec.Containers[0]
 	env := environment(t, c)
+	env.knowsClients(t, "X-Forwarded-For")
 	probes(t, c, "/livez")
 	if slices.Contains(c.Args, "--migrate") {
 		t.Error("an instance without a request has no CPU to migrate")

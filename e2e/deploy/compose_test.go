@@ -48,6 +48,7 @@ func TestCompose(t *testing.T) {
 		}
 		env.check(t)
 		env.checkRequired(t)
+		env.knowsClients(t, "X-Forwarded-For")
 		for _, secret := range s.Secrets {
 			if !strings.Contains(read(t, "infra/deploy/compose.yaml"), "/run/secrets/"+secret.Source) {
 				t.Errorf("%s: the secret %s is mounted and not used", name, secret.Source)

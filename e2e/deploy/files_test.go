@@ -66,6 +66,14 @@ func (s settings) checkRequired(t *testing.T) {
 	}
 }
 
+// knowsClients demands that limits by address are not the proxy's: in which header the platform says who connects.
+func (s settings) knowsClients(t *testing.T, header string) {
+	t.Helper()
+	if got := s["FORGEWIRE_CLIENT_IP_HEADER"]; got != header {
+		t.Errorf("FORGEWIRE_CLIENT_IP_HEADER is %q, and the proxy in front writes %s", got, header)
+	}
+}
+
 // ownConnections are what a replica takes of Postgres besides those for requests: its two other pools, its listener and its
 // drainer.
 func ownConnections(t *testing.T) int {

@@ -55,6 +55,7 @@ func TestFly(t *testing.T) {
 	}
 	env := settings(f.Env)
 	env.check(t) // what is required is secret, and not in the file
+	env.knowsClients(t, "Fly-Client-IP")
 	if grace := env.duration(t, "FORGEWIRE_SHUTDOWN_TIMEOUT"); time.Duration(f.KillTimeout)*time.Second < grace+5*time.Second || f.KillTimeout > 300 {
 		t.Errorf("kill_timeout %d s for a grace of %v", f.KillTimeout, grace)
 	}

@@ -84,6 +84,7 @@ func TestKubernetes(t *testing.T) {
 	pod := d.Spec.Template.Spec
 	c := pod.Containers[0]
 	env := environment(t, c)
+	env.knowsClients(t, "X-Forwarded-For")
 	probes(t, c, "/livez")
 	if p := c.ReadinessProbe; p == nil || p.HTTPGet.Path != "/readyz" {
 		t.Errorf("readiness probe %+v", p)

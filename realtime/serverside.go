@@ -84,9 +84,12 @@ func (n *Node) Unsubscribe(ctx context.Context, user, client, channel string, co
 	return n.tell(ctx, control{Op: opUnsubscribe, User: user, Client: client, Channel: channel, Code: uint16(code), Reason: reason})
 }
 
-// subscribeForServer adds a channel to a connection and tells it. Nothing is recovered, so it does not block.
-func (c *client) subscribeForServer(ctx context.Context, channel string, o SubscribeOptions) {
-	r, sub, err := c.join(ctx, channel, grant{options: o, server: true}, &protocol.SubscribeRequest{})
+// subscribeForServer adds a channel to a connection and tells it. The listener waits for it, so it reads nothing of the
+// past: a cache channel's value follows when it is there.
+func (c *client) subscribeForServer(ctx context.Context, channel string, options SubscribeOptions) {
+	g := grant{options: options, server: true}
+	o := g.override.apply(c.node.cfg.Namespaces.of(channel))
+	r, sub, err := c.enlist(channel, g, o, &protocol.SubscribeRequest{})
 	if err != nil {
 		c.node.logger.Info("a client was not subscribed to a channel", "client", c.id, "channel", channel, "error", err)
 		return
@@ -95,7 +98,38 @@ func (c *client) subscribeForServer(ctx context.Context, channel string, o Subsc
 		Recoverable: r.Recoverable, Positioned: r.Positioned, Epoch: r.Epoch, Offset: r.Offset, Data: r.Data}})
 	if !c.begin(told, sub) {
 		c.disconnect(disconnectInsufficient)
+		return
 	}
+	if o.CacheChannel && r.Positioned {
+		c.startLatest(ctx, sub, r.Offset, o.kept())
+	}
+}
+
+// startLatest gives the client the last publication that a cache channel had when the subscription began, unless a newer
+// one is there first.
+func (c *client) startLatest(ctx context.Context, sub *subscription, upto uint64, k kept) {
+	c.shard.mu.Lock()
+	defer c.shard.mu.Unlock()
+	if c.subs[sub.channel] != sub {
+		return
+	}
+	c.node.clients.Add(1) // as in startRefresh
+	go func() {
+		defer c.node.clients.Done()
+		m, err := c.node.latest(ctx, sub.channel, upto, k)
+		if err != nil {
+			c.node.logger.Warn("the value of a cache channel could not be read for a client", "client", c.id, "channel", sub.channel, "error", err)
+		}
+		if m == nil {
+			return
+		}
+		frame := c.format.encode(push(&protocol.Push{Channel: sub.channel, Pub: m.publication()}))
+		c.shard.mu.Lock()
+		defer c.shard.mu.Unlock()
+		if ch := c.shard.channels[sub.channel]; c.subs[sub.channel] == sub && ch.last <= upto {
+			c.send(frame)
+		}
+	}()
 }
 
 // unsubscribeForServer removes a channel from a connection and tells it.

@@ -119,6 +119,42 @@ func TestServerSubscribes(t *testing.T) {
 	}
 }
 
+// A cache channel's value follows the server's subscription. While it cannot be read, what else arrives is not held up.
+func TestServerSubscribesToCacheChannel(t *testing.T) {
+	t.Parallel()
+	url := dbtest.New(t)
+	const namespaces = `{"namespaces":[{"name":"state","cache_channel":true}]}`
+	a, _ := startNode(t, url, namespaces, nil)
+	must(a.Publish(t.Context(), message("state:1", 1)))
+	b, ws := startNode(t, url, namespaces, nil) // its tail is empty: it asks the log
+	turns := b.strands[0].log.turns
+	for range maxTurns {
+		turns <- struct{}{}
+	}
+	token := hs(joe("channels", []string{"news"}))
+	all := []*wire{joined(t, ws, token), joined(t, ws, token)}
+	if err := b.Subscribe(t.Context(), "joe", "", "state:1", SubscribeOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	must(b.Publish(t.Context(), message("news", 2)))
+	for _, w := range all {
+		if r, _ := w.read(); r.Push == nil || r.Push.Channel != "state:1" || r.Push.Subscribe == nil {
+			t.Fatalf("%+v", r.Push)
+		}
+		if r, _ := w.read(); r.Push == nil || r.Push.Pub == nil || string(r.Push.Pub.Data) != "2" {
+			t.Fatalf("%+v", r.Push)
+		}
+	}
+	for range maxTurns {
+		<-turns
+	}
+	for _, w := range all {
+		if r, _ := w.read(); r.Push == nil || r.Push.Channel != "state:1" || r.Push.Pub == nil || string(r.Push.Pub.Data) != "1" {
+			t.Fatalf("%+v", r.Push)
+		}
+	}
+}
+
 // When the log goes back, a client resubscribes by itself to what it subscribed to; what the server subscribed
 // it to comes back with its connection.
 func TestServerSubscriptionLost(t *testing.T) {

@@ -47,10 +47,30 @@ func (c *client) subscribeTo(ctx context.Context, req *protocol.SubscribeRequest
 
 // join adds the subscription and reads its past, if the client says in req that it has a position.
 func (c *client) join(ctx context.Context, channel string, g grant, req *protocol.SubscribeRequest) (*protocol.SubscribeResult, *subscription, error) {
+	o := g.override.apply(c.node.cfg.Namespaces.of(channel))
+	r, sub, err := c.enlist(channel, g, o, req)
+	recovers := req.Recover && o.Recovery
+	if err != nil || !r.Positioned || !recovers && !o.CacheChannel {
+		return r, sub, err
+	}
+	since, at := Position{Offset: req.Offset, Epoch: strings.Clone(req.Epoch)}, Position{Offset: r.Offset, Epoch: r.Epoch}
+	err = c.catchUp(ctx, sub, since, at, recovers, o, r)
+	if err == nil && recovers && !r.Recovered && !o.CacheChannel && req.Flag&flagRejectUnrecovered != 0 {
+		err = ErrUnrecoverable
+	}
+	if err != nil {
+		c.leave(sub)
+		return nil, nil, err
+	}
+	return r, sub, nil
+}
+
+// enlist adds the subscription, without its past: it asks nobody, so it does not block. The result has the position at which
+// the subscription begins, where the client is told of one.
+func (c *client) enlist(channel string, g grant, o ChannelOptions, req *protocol.SubscribeRequest) (*protocol.SubscribeResult, *subscription, error) {
 	if err := c.mayHave(channel); err != nil {
 		return nil, nil, err
 	}
-	o := g.override.apply(c.node.cfg.Namespaces.of(channel))
 	if req.Type != 0 {
 		return nil, nil, ErrNotAvailable.With("only stream subscriptions exist")
 	}
@@ -72,16 +92,6 @@ func (c *client) join(ctx context.Context, channel string, g grant, req *protoco
 		return r, sub, nil
 	}
 	r.Recoverable, r.Positioned, r.Epoch, r.Offset = o.Recovery, true, at.Epoch, at.Offset
-	if recovers || o.CacheChannel {
-		err = c.catchUp(ctx, sub, since, at, recovers, o, r)
-	}
-	if err == nil && recovers && !r.Recovered && !o.CacheChannel && req.Flag&flagRejectUnrecovered != 0 {
-		err = ErrUnrecoverable
-	}
-	if err != nil {
-		c.leave(sub)
-		return nil, nil, err
-	}
 	return r, sub, nil
 }
 

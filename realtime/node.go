@@ -373,6 +373,9 @@ func (n *Node) Check(m *Message) error {
 // appended in one transaction. What is wrong with a message is an *Error that is not temporary, and nothing is published.
 // After any other error nobody knows whether it was.
 func (n *Node) Publish(ctx context.Context, messages ...Message) ([]Message, error) {
+	if sizeOf(messages) > maxTogether { // before Check, which may copy
+		return nil, ErrLimitExceeded.With(fmt.Sprintf("what is published at once is larger than %d bytes, each channel's data counted", maxTogether))
+	}
 	for i := range messages {
 		if err := n.Check(&messages[i]); err != nil {
 			return nil, err

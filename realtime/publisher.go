@@ -3,6 +3,7 @@ package realtime
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -13,6 +14,9 @@ const (
 	maxFlushMessages = 1000
 	maxFlushBytes    = 4 << 20
 	maxWaiting       = 8192            // publishes that may wait; one more gets ErrTooManyRequests
+	maxWaitingBytes  = 64 << 20        // of them
+	maxTogether      = MaxMessageBytes // of data that one caller publishes at once, each channel's counted: they are one transaction
+	messageOverhead  = 256             // bytes that a message takes beside its data
 	flushTimeout     = 5 * time.Second // then the callers get an error, and nobody knows if it was published
 )
 
@@ -24,6 +28,7 @@ var errClosed = ErrInternal.With("the server is shutting down")
 type Publisher struct {
 	log     *Log
 	waiting chan *publish
+	bytes   atomic.Int64  // of what waits
 	closed  chan struct{} // closed when Run has returned
 	stats   *flushStats
 }
@@ -50,9 +55,14 @@ func (p *Publisher) Publish(ctx context.Context, messages ...Message) ([]Message
 		return nil, errClosed
 	default:
 	}
+	if p.bytes.Add(w.size()) > maxWaitingBytes {
+		p.bytes.Add(-w.size())
+		return nil, ErrTooManyRequests.With("too many bytes are waiting to be published")
+	}
 	select {
 	case p.waiting <- w:
 	default:
+		p.bytes.Add(-w.size())
 		return nil, ErrTooManyRequests.With("too many publishes are waiting")
 	}
 	select {
@@ -94,6 +104,7 @@ func (p *Publisher) Run(ctx context.Context) error {
 func (p *Publisher) gather(first *publish) (batch []*publish) {
 	count, size := 0, 0
 	for next := first; ; {
+		p.bytes.Add(-next.size())
 		if next.ctx.Err() == nil {
 			batch = append(batch, next)
 			count += len(next.messages)
@@ -109,6 +120,8 @@ func (p *Publisher) gather(first *publish) (batch []*publish) {
 		}
 	}
 }
+
+func (w *publish) size() int64 { return int64(sizeOf(w.messages) + len(w.messages)*messageOverhead) }
 
 func sizeOf(messages []Message) (n int) {
 	for i := range messages {

@@ -5,9 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"forgewire/db/dbtest"
 )
 
 func runPublisher(t testing.TB, l *Log) (*Publisher, context.CancelFunc) {
@@ -23,6 +26,11 @@ func runPublisher(t testing.TB, l *Log) (*Publisher, context.CancelFunc) {
 		}
 	})
 	return p, cancel
+}
+
+func isCode(err error, want *Error) bool {
+	var e *Error
+	return errors.As(err, &e) && e.Code == want.Code
 }
 
 func message(channel string, n int) Message {
@@ -80,12 +88,64 @@ func TestPublisherFull(t *testing.T) {
 	}
 	eventually(t, 10*time.Second, "the queue is full", func() bool { return len(p.waiting) == maxWaiting })
 	_, err := p.Publish(ctx, message("c", 1))
-	var e *Error
-	if !errors.As(err, &e) || e.Code != ErrTooManyRequests.Code {
+	if !isCode(err, ErrTooManyRequests) {
 		t.Errorf("one more: %v", err)
 	}
 	cancel()
 	wg.Wait()
+}
+
+// So it is in bytes, however few publishes they are; what has left the queue counts no more, also what is not published.
+func TestPublisherFullOfBytes(t *testing.T) {
+	t.Parallel()
+	l, _ := newTestLog(t)
+	p := NewPublisher(l)
+	large := Message{Channel: "c", Data: make([]byte, 1<<20)} // it is never flushed
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	const fit = maxWaitingBytes/(1<<20+messageOverhead) - 1
+	var wg sync.WaitGroup
+	for range fit {
+		wg.Go(func() {
+			if _, err := p.Publish(ctx, large); !errors.Is(err, context.Canceled) {
+				t.Errorf("a publish whose caller left: %v", err)
+			}
+		})
+	}
+	eventually(t, 10*time.Second, "the queue is full", func() bool { return len(p.waiting) == fit })
+	for range 3 {
+		if _, err := p.Publish(ctx, large, large); !isCode(err, ErrTooManyRequests) {
+			t.Fatalf("two more: %v", err)
+		}
+	}
+	cancel()
+	wg.Wait()
+	run, stop := context.WithCancel(t.Context())
+	stop()
+	if err := p.Run(run); err != nil {
+		t.Fatal(err)
+	}
+	if n := p.bytes.Load(); n != 0 {
+		t.Errorf("%d bytes are left of an empty queue", n)
+	}
+}
+
+// What is published at once is bounded by all of its data, not by that of each channel.
+func TestPublishedTogether(t *testing.T) {
+	t.Parallel()
+	n := startReplica(t, dbtest.New(t), "")
+	data := fmt.Appendf(nil, `"%s"`, strings.Repeat("x", 1<<20-3))
+	many := make([]Message, 17)
+	for i := range many {
+		many[i] = Message{Channel: fmt.Sprint("c", i), Data: data}
+	}
+	if _, err := n.Publish(t.Context(), many...); !isCode(err, ErrLimitExceeded) {
+		t.Fatalf("17 MiB: %v", err)
+	}
+	must(n.Publish(t.Context(), many[:2]...))
+	if rows := one[int](t, n.cfg.Pool, "SELECT count(*) FROM forgewire.messages"); rows != 2 {
+		t.Errorf("%d messages", rows)
+	}
 }
 
 // What waits when the publisher is told to stop is published; what comes later is refused.

@@ -201,11 +201,15 @@ func (w *webhooks) disconnected(c *client) {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if _, young := w.arriving[c.id]; young {
+	now := time.Now().UnixMilli()
+	if e, arriving := w.arriving[c.id]; arriving {
 		delete(w.arriving, c.id)
-		return
+		if now < e.TimeMS+connectedAfter.Milliseconds() {
+			return
+		}
+		w.add(e) // it is not young: a write has taken its time
 	}
-	w.add(webhookEvent{Name: eventDisconnected, Client: c.id, User: c.user, TimeMS: time.Now().UnixMilli()})
+	w.add(webhookEvent{Name: eventDisconnected, Client: c.id, User: c.user, TimeMS: now})
 	w.wake()
 }
 

@@ -454,6 +454,25 @@ func TestWebhookEventsAreBounded(t *testing.T) {
 	}
 }
 
+// A connection that lasted is reported, also where no write came between its beginning and its end.
+func TestWebhooksOfConnectionsWhileNothingIsWritten(t *testing.T) {
+	n := &Node{logger: quietLogger(), hub: newHub(1)}
+	w := &webhooks{logger: n.logger, stats: &n.stats, woken: make(chan struct{}, 1), channels: map[string]*occupant{}, arriving: map[string]webhookEvent{}}
+	for _, id := range []string{"short", "long"} {
+		c := &client{id: id}
+		w.connected(c)
+		if id == "long" {
+			e := w.arriving[id]
+			e.TimeMS -= connectedAfter.Milliseconds()
+			w.arriving[id] = e
+		}
+		w.disconnected(c)
+	}
+	if len(w.events) != 2 || len(w.arriving) != 0 || w.events[0].Name != eventConnected || w.events[1].Name != eventDisconnected || w.events[1].Client != "long" {
+		t.Errorf("%+v", w.events)
+	}
+}
+
 func TestWebhookConfig(t *testing.T) {
 	with := must(ParseNamespaces(webhookNamespaces))
 	for _, c := range []struct {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"sync"
 	"time"
 
@@ -25,8 +26,12 @@ func (r *revocations) add(user string, before time.Time) {
 	if r.before == nil {
 		r.before = map[string]time.Time{}
 	}
-	if before.After(r.before[user]) {
-		r.before[user] = before
+	if !before.After(r.before[user]) || !before.After(r.before[""]) {
+		return
+	}
+	r.before[user] = before
+	if user == "" { // it says as much as all that are not newer
+		maps.DeleteFunc(r.before, func(u string, at time.Time) bool { return u != "" && !at.After(before) })
 	}
 }
 

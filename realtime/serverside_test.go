@@ -250,6 +250,25 @@ func TestRevocationWhileAway(t *testing.T) {
 	}
 }
 
+// What says no more than the newest for everybody is forgotten, and not learned anew.
+func TestRevocationsOfEverybody(t *testing.T) {
+	var r revocations
+	now := time.Now()
+	for i := range 10 {
+		r.add(fmt.Sprint("u", i), now.Add(time.Duration(i)*time.Second))
+	}
+	r.add("", now.Add(5*time.Second))
+	r.add("u1", now.Add(time.Second))
+	if len(r.before) != 5 {
+		t.Errorf("%v", r.before)
+	}
+	for i := range 10 {
+		if at := now.Add(time.Duration(max(5, i)) * time.Second); !r.refuse(fmt.Sprint("u", i), at.Add(-1)) || r.refuse(fmt.Sprint("u", i), at) {
+			t.Errorf("u%d", i)
+		}
+	}
+}
+
 // Beyond the bound the oldest revocations become one for everybody: nobody gets back in, and those who lose
 // out only need a new token.
 func TestRevocationsAreBounded(t *testing.T) {

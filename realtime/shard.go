@@ -12,8 +12,11 @@ import (
 // maxEvents bounds a shard's queue, in notifications. The follower waits when it is full.
 const maxEvents = 256
 
-// maxGather bounds what is handed on in one go, in bytes of data: then clients are written to.
-const maxGather = 256 << 10
+// Bounds of what is handed on in one go, in bytes: then clients are written to.
+const (
+	maxGather = 256 << 10 // of data
+	maxCopied = 16 << 20  // of what clients get: from a second frame on each has a copy of its own
+)
 
 // Timing of connections, in ticks of a second. One ticker a shard serves all of its clients: an idle
 // connection has no timer.
@@ -79,9 +82,9 @@ type shard struct {
 	heads    []Position // of each log: everything up to here was handed on; without an epoch until it was reached for the first time
 	tick     int        // seconds since the start
 	expiring expiries
-	sent     uint64 // messages given to clients
-
-	touched []*client // owned by run: who has something gathered
+	sent     uint64    // messages given to clients
+	touched  []*client // who has something gathered
+	copied   int       // bytes of it that are a client's own
 
 	// watch is told of each channel that gets its first subscription here, and loses its last. Fixed; nil for
 	// nobody. The caller holds mu.
@@ -208,7 +211,7 @@ func (s *shard) release(sub *subscription) {
 	s.flush()
 }
 
-// give adds a frame to what a client gets with the next flush.
+// give adds a frame to what a client gets with the next flush, which may be now.
 func (s *shard) give(c *client, f []byte) {
 	switch {
 	case c.first == nil:
@@ -216,8 +219,13 @@ func (s *shard) give(c *client, f []byte) {
 		s.touched = append(s.touched, c)
 	case c.rest == nil:
 		c.rest = append(append(c.rest, c.first...), f...)
+		s.copied += len(c.rest)
 	default:
 		c.rest = append(c.rest, f...)
+		s.copied += len(f)
+	}
+	if s.copied >= maxCopied {
+		s.flush()
 	}
 }
 
@@ -232,7 +240,7 @@ func (s *shard) flush() {
 		c.send(b)
 	}
 	clear(s.touched)
-	s.touched = s.touched[:0]
+	s.touched, s.copied = s.touched[:0], 0
 }
 
 // invalidate makes every client whose position in a log is beyond survived subscribe again: it may hold what is

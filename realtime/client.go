@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"runtime/debug"
 	"sync/atomic"
 	"time"
 	"unicode/utf8"
@@ -44,7 +45,6 @@ type client struct {
 	expires    time.Time // the same, or what the connect hook said; zero for never
 	meta       []byte    // JSON, of the connect hook, for the others
 	refreshing bool      // the refresh hook is being asked
-	asking     bool      // the reader waits for a hook
 	waited     bool      // it was given the connect hook's time, beside its own, to connect
 	subs       map[string]*subscription
 	staleAt    int // ticks
@@ -56,6 +56,7 @@ type client struct {
 
 	info      atomic.Pointer[[]byte] // JSON, of the token or a hook, shown to others; nil for none
 	ponged    atomic.Bool
+	busy      atomic.Bool // with commands: what is behind them, a pong too, is not read
 	ended     atomic.Bool // it was told to go: what it still sends is not carried out
 	showsInfo atomic.Bool // one of its subscriptions has info
 	guard     guard       // of the WebSocket's reader
@@ -138,6 +139,9 @@ func (c *client) handleCommands(ctx context.Context, data []byte) *Disconnect {
 	if c.ended.Load() {
 		return nil
 	}
+	c.busy.Store(true)
+	defer c.busy.Store(false)
+	defer c.survive()
 	if c.format.protocol() == protocol.TypeProtobuf {
 		return c.handleProtobuf(ctx, data)
 	}
@@ -246,6 +250,15 @@ func (c *client) handle(ctx context.Context, cmd *protocol.Command) *Disconnect 
 	return nil
 }
 
+// survive, deferred, keeps a panic of what a client asked for to that client. It does not come back by itself: it would ask
+// for the same again.
+func (c *client) survive() {
+	if p := recover(); p != nil {
+		c.node.logger.Error("what was done for a client panicked", "client", c.id, "panic", p, "stack", string(debug.Stack()))
+		c.disconnect(disconnectPanicked)
+	}
+}
+
 func isPong(cmd *protocol.Command) bool {
 	return cmd.Connect == nil && cmd.Subscribe == nil && cmd.Unsubscribe == nil && cmd.Publish == nil && cmd.History == nil &&
 		cmd.Refresh == nil && cmd.Ping == nil && cmd.Presence == nil && cmd.PresenceStats == nil && cmd.Rpc == nil && cmd.SubRefresh == nil
@@ -257,7 +270,9 @@ func (c *client) errorFor(err error) *Error {
 	if errors.As(err, &e) {
 		return e
 	}
-	c.node.logger.Warn("a client's command failed", "client", c.id, "error", err)
+	if !errors.Is(err, context.Canceled) { // else the client has left, or the replica ends
+		c.node.logger.Warn("a client's command failed", "client", c.id, "error", err)
+	}
 	return ErrInternal
 }
 

@@ -66,6 +66,7 @@ var (
 	disconnectForced       = &Disconnect{3503, "force disconnect"}
 	disconnectUserLimit    = &Disconnect{3504, "connection limit"}
 	disconnectNotAvailable = &Disconnect{3508, "not available"}
+	disconnectPanicked     = &Disconnect{3510, "internal server error"}
 	// disconnectLimit is WebSocket's own "try again later" (RFC 6455 registry).
 	disconnectLimit = &Disconnect{1013, "connection limit"}
 )

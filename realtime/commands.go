@@ -43,7 +43,9 @@ func (c *client) connect(ctx context.Context, cmd *protocol.Command) *Disconnect
 	}
 	var subs []*subscription
 	if result.Subs, subs, err = c.joinAll(ctx, a.subs, cmd.Connect.Subs); err != nil {
-		c.node.logger.Warn("a client's channels could not be joined", "client", c.id, "error", err)
+		if !errors.Is(err, context.Canceled) {
+			c.node.logger.Warn("a client's channels could not be joined", "client", c.id, "error", err)
+		}
 		return disconnectInsufficient
 	}
 	c.headers = c.node.hooks.keep(c.headers, true)

@@ -88,19 +88,7 @@ func expiry(at int64) time.Time {
 
 // ask calls a hook for a client's command. See consult.
 func ask[R any](ctx context.Context, c *client, h *hook, req hookRequest) (*R, error) {
-	// The reader, which waits for us, hears no pong meanwhile.
-	c.setAsking(true)
-	defer c.setAsking(false)
 	return consult[R](ctx, c, h, req)
-}
-
-// setAsking says whether the client's reader waits for a hook.
-func (c *client) setAsking(asking bool) {
-	c.shard.mu.Lock()
-	defer c.shard.mu.Unlock()
-	if c.asking = asking; !asking && c.pongBy != 0 {
-		c.pongBy = max(c.pongBy, c.shard.tick+pongTimeout/2) // it may be in the socket
-	}
 }
 
 // consult calls a hook for a client. It returns the result, nil where there is none, or an *Error or a

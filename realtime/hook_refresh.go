@@ -70,6 +70,7 @@ func (c *client) startRefresh() {
 	c.node.clients.Add(1) // the client is in its shard, so it counts itself, and this is not the first
 	go func() {
 		defer c.node.clients.Done()
+		defer c.survive()
 		r := c.renew(c.node.hooks.refresh, hookRequest{User: &c.user})
 		c.shard.mu.Lock()
 		defer c.shard.mu.Unlock()
@@ -135,6 +136,7 @@ func (c *client) startSubRefresh(sub *subscription) {
 	c.node.clients.Add(1)                 // as in startRefresh
 	go func() {
 		defer c.node.clients.Done()
+		defer c.survive()
 		r := c.renew(c.node.hooks.subRefresh, hookRequest{User: &c.user, Channel: sub.channel})
 		c.shard.mu.Lock()
 		defer c.shard.mu.Unlock()

@@ -533,8 +533,8 @@ func TestRPCWithoutHook(t *testing.T) {
 	}
 }
 
-// While a hook takes its time no pong can be heard, and none is missed.
-func TestSlowHookIsNoDeadClient(t *testing.T) {
+// While a command takes its time no pong can be heard, and none is missed.
+func TestSlowCommandIsNoDeadClient(t *testing.T) {
 	n := &Node{hub: newHub(1), logger: slog.New(slog.DiscardHandler)}
 	out := &recorder{}
 	c := newClient(n, out, wsJSON)
@@ -544,14 +544,14 @@ func TestSlowHookIsNoDeadClient(t *testing.T) {
 	}
 	c.begin(&protocol.Reply{Id: 1})
 	s := c.shard
-	c.setAsking(true)
+	c.busy.Store(true)
 	for range pingInterval + 3*pongTimeout {
 		s.beat(time.Now())
 	}
 	if out.ended != nil {
-		t.Fatalf("while asking: %v", out.ended)
+		t.Fatalf("while it waits: %v", out.ended)
 	}
-	c.setAsking(false)
+	c.busy.Store(false)
 	s.beat(time.Now())
 	if out.ended != nil {
 		t.Fatalf("just after: %v", out.ended)

@@ -116,8 +116,9 @@ func (c *client) startLatest(ctx context.Context, sub *subscription, upto uint64
 	c.node.clients.Add(1) // as in startRefresh
 	go func() {
 		defer c.node.clients.Done()
-		m, err := c.node.latest(ctx, sub.channel, upto, k)
-		if err != nil {
+		defer c.survive()
+		m, err := c.node.latest(context.WithValue(ctx, waiter{}, c), sub.channel, upto, k)
+		if err != nil && !errors.Is(err, context.Canceled) {
 			c.node.logger.Warn("the value of a cache channel could not be read for a client", "client", c.id, "channel", sub.channel, "error", err)
 		}
 		if m == nil {

@@ -82,9 +82,10 @@ type shard struct {
 	heads    []Position // of each log: everything up to here was handed on; without an epoch until it was reached for the first time
 	tick     int        // seconds since the start
 	expiring expiries
-	sent     uint64    // messages given to clients
-	touched  []*client // who has something gathered
-	copied   int       // bytes of it that are a client's own
+	waits    map[*wait]struct{} // of commands, for their turn
+	sent     uint64             // messages given to clients
+	touched  []*client          // who has something gathered
+	copied   int                // bytes of it that are a client's own
 
 	// watch is told of each channel that gets its first subscription here, and loses its last. Fixed; nil for
 	// nobody. The caller holds mu.
@@ -98,6 +99,7 @@ func newShard(logs int) *shard {
 		users:    map[string]map[*client]struct{}{},
 		channels: map[string]*channel{},
 		heads:    make([]Position, logs),
+		waits:    map[*wait]struct{}{},
 		tick:     pingInterval,
 	}
 }
@@ -349,6 +351,7 @@ func (s *shard) beat(now time.Time) {
 	defer s.mu.Unlock()
 	s.tick++
 	s.expire(now)
+	s.callOff()
 	for c := range s.clients {
 		if d := c.guard.beat(); d != nil {
 			c.disconnect(d)
@@ -366,7 +369,9 @@ func (s *shard) beat(now time.Time) {
 			c.disconnect(disconnectOld)
 		case c.pongBy != 0 && c.ponged.Load():
 			c.pongBy = 0
-		case c.pongBy != 0 && s.tick >= c.pongBy && !c.asking:
+		case c.pongBy != 0 && c.busy.Load():
+			c.pongBy = max(c.pongBy, s.tick+pongTimeout/2) // it may be in the socket
+		case c.pongBy != 0 && s.tick >= c.pongBy:
 			c.disconnect(disconnectNoPong)
 		}
 		if c.connected && s.tick >= c.pingAt {

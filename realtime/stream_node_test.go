@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"strings"
 	"sync"
 	"testing"
@@ -194,4 +195,29 @@ type testReply struct {
 		Disconnect *Disconnect
 	}
 	Subscribe *struct{ Recovered bool }
+}
+
+// A panic of what one client asks for is that client's end, in whichever goroutine, and nobody else's.
+func TestCommandThatPanics(t *testing.T) {
+	t.Parallel()
+	r := newTestReplica(t, dbtest.New(t), nil, func(n *Node) { n.OnJoin("boom", func(string) { panic("boom") }) })
+	at := r.webSocketURL() + "/connection/websocket"
+	stays, goes := joined(t, at, ""), joined(t, at, "")
+	goes.send(subscribeTo("boom:1", ""))
+	goes.wantClosed(3510)
+	s := openStream(t, "GET", r.url("/connection/sse?cf_connect="+url.QueryEscape(`{"id":1,"connect":{}}`)), "")
+	c := s.reply().Connect
+	emulate(t, r, c.Node, c.Session, `{"id":2,"subscribe":{"channel":"boom:2"}}`)
+	for {
+		if p := s.reply().Push; p != nil {
+			if p.Disconnect.Code != 3510 {
+				t.Errorf("%+v", p.Disconnect)
+			}
+			break
+		}
+	}
+	stays.wantError(`"ping":{}`, 0)
+	if got := r.node.Stats().Connections.Disconnects[3510]; got != 2 {
+		t.Errorf("%d were counted", got)
+	}
 }

@@ -7,7 +7,6 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/centrifugal/protocol"
 	"github.com/golang-jwt/jwt/v5"
@@ -47,7 +46,7 @@ func (c *client) identify(ctx context.Context, req *protocol.ConnectRequest) (*a
 		return nil, err
 	}
 	c.waitForHook(h)
-	asked := time.Now()
+	asked := c.node.now()
 	result, err := ask[connectResult](ctx, c, h, hookRequest{Data: data, Name: req.Name, Version: req.Version,
 		Channels: slices.Sorted(maps.Keys(req.Subs))})
 	if err != nil {

@@ -117,11 +117,11 @@ func queryOnce(ctx context.Context, q querier, generation int64, messages []Mess
 }
 
 // forgetKeys removes keys that are older than keepKeys, a few at a time: nobody waits for it for long.
-func (l *Log) forgetKeys(ctx context.Context, now time.Time) error {
+func (l *Log) forgetKeys(ctx context.Context) error {
 	for {
 		tag, err := l.pool.Exec(ctx, `DELETE FROM forgewire.published_keys WHERE ctid = ANY (ARRAY(
-			SELECT ctid FROM forgewire.published_keys WHERE published_at < $1 ORDER BY published_at LIMIT $2 FOR UPDATE SKIP LOCKED))`,
-			now.Add(-keepKeys), forgetKeysStep)
+			SELECT ctid FROM forgewire.published_keys WHERE published_at < clock_timestamp() - $1::interval ORDER BY published_at LIMIT $2 FOR UPDATE SKIP LOCKED))`,
+			keepKeys, forgetKeysStep)
 		if err != nil {
 			return fmt.Errorf("forget old idempotency keys: %w", err)
 		}

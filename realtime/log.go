@@ -165,7 +165,7 @@ func readRange(ctx context.Context, q querier, from, to uint64) ([]Message, erro
 // firstOf selects the first $1 of the messages that the clause finds, but no more than begin within $2 bytes of data and meta,
 // and at least one if there is one.
 func firstOf(clause, order string) string {
-	return `SELECT seq, channel, data, coalesce(meta, ''), published_at FROM (
+	return `SELECT seq, channel, data, coalesce(meta, ''), clock_timestamp() - published_at FROM (
 			SELECT m.*, sum(size) OVER (ORDER BY seq ` + order + `) - size AS before FROM (
 				SELECT *, octet_length(data) + coalesce(octet_length(meta), 0) AS size FROM forgewire.messages ` + clause + ` LIMIT $1) m) m
 		WHERE before < $2 ORDER BY seq ` + order
@@ -177,9 +177,11 @@ func collect(rows pgx.Rows, err error) ([]Message, error) {
 	}
 	messages, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (m Message, err error) {
 		var data, meta string
-		if err = row.Scan(&m.Offset, &m.Channel, &data, &meta, &m.published); err != nil {
+		var age time.Duration
+		if err = row.Scan(&m.Offset, &m.Channel, &data, &meta, &age); err != nil {
 			return m, err
 		}
+		m.published = time.Now().Add(-age)
 		m.Data = []byte(data)
 		m.Meta, err = decodeMeta(meta)
 		return m, err
@@ -231,8 +233,8 @@ func (l *Log) History(ctx context.Context, channel string, f HistoryFilter) (His
 	}
 	var s logState
 	var cut uint64 // the newest of the channel's messages that are not kept any more, or were removed, or 0
-	err := s.scan(l.pool.QueryRow(ctx, "SELECT "+stateOf("$4")+", greatest(forgewire.cut($1, $2, $3), "+hiddenUpto+") FROM forgewire.log l",
-		channel, f.kept.size, f.kept.notBefore(), int64(at)), at, &cut)
+	err := s.scan(l.pool.QueryRow(ctx, "SELECT "+stateOf("$4")+", greatest(forgewire.cut($1, $2, clock_timestamp() - $3::interval), "+hiddenUpto+") FROM forgewire.log l",
+		channel, f.kept.size, f.kept.age(), int64(at)), at, &cut)
 	if err != nil {
 		return History{}, err
 	}
@@ -264,19 +266,20 @@ func (l *Log) History(ctx context.Context, channel string, f HistoryFilter) (His
 	return h, err
 }
 
-// Maintain keeps the log inside its age (against now) and size: it makes partitions ahead, begins a new one
-// when the current is an eighth of either, and retires what is over. It also forgets old keys. Any number of replicas may call it.
-func (l *Log) Maintain(ctx context.Context, now time.Time, age time.Duration, size int64) error {
-	if _, err := l.pool.Exec(ctx, "SELECT forgewire.rotate($1, $2)", now.Add(-age/8), size/8); err != nil {
+// Maintain keeps the log inside its age and size: it makes partitions ahead, begins a new one when the current is an eighth of
+// either, and retires what is over. It also forgets old keys. Any number of replicas may call it. The server's clock alone
+// counts: by one replica's that is ahead, all would be retired.
+func (l *Log) Maintain(ctx context.Context, age time.Duration, size int64) error {
+	if _, err := l.pool.Exec(ctx, "SELECT forgewire.rotate(clock_timestamp() - $1::interval, $2)", age/8, size/8); err != nil {
 		return fmt.Errorf("make a partition: %w", err)
 	}
 	for {
 		var did bool
-		if err := l.pool.QueryRow(ctx, "SELECT forgewire.retire($1, $2)", now.Add(-age), size).Scan(&did); err != nil {
+		if err := l.pool.QueryRow(ctx, "SELECT forgewire.retire(clock_timestamp() - $1::interval, $2)", age, size).Scan(&did); err != nil {
 			return fmt.Errorf("retire a partition: %w", err)
 		}
 		if !did {
-			return l.forgetKeys(ctx, now)
+			return l.forgetKeys(ctx)
 		}
 	}
 }

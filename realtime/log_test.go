@@ -24,6 +24,16 @@ func newTestLog(t testing.TB) (*Log, *pgxpool.Pool) {
 	return NewLog(pool), pool
 }
 
+// later makes everything in the log as old as it is after d.
+func later(t testing.TB, pool *pgxpool.Pool, d time.Duration) {
+	t.Helper()
+	for _, table := range []string{"messages", "published_keys"} {
+		if _, err := pool.Exec(t.Context(), "UPDATE forgewire."+table+" SET published_at = published_at - $1::interval", d); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func must[T any](v T, err error) T {
 	if err != nil {
 		panic(err)
@@ -63,13 +73,12 @@ func TestRetirement(t *testing.T) {
 	t.Parallel()
 	l, pool := newTestLog(t)
 	old := appendN(t, l, "room:1", 10)
-	now := time.Now()
 	const age, size = 24 * time.Hour, 1 << 30
 	// A quarter of the age later the current partition is old enough for the next one to begin.
-	if err := l.Maintain(t.Context(), now.Add(age/4), age, size); err != nil {
+	later(t, pool, age/4)
+	if err := l.Maintain(t.Context(), age, size); err != nil {
 		t.Fatal(err)
 	}
-	between := time.Now()
 	recent := appendN(t, l, "room:1", 10)
 	if recent[0].Offset <= old[9].Offset+1 {
 		t.Fatal("no new partition was begun")
@@ -82,7 +91,8 @@ func TestRetirement(t *testing.T) {
 	if got := must(l.recover(t.Context(), "room:1", before, recent[9].Offset, kept{})); len(got) != 15 {
 		t.Fatalf("recovered %d messages over the partitions' border, want 15", len(got))
 	}
-	if err := l.Maintain(t.Context(), between.Add(age), age, size); err != nil {
+	later(t, pool, age*3/4+time.Minute)
+	if err := l.Maintain(t.Context(), age, size); err != nil {
 		t.Fatal(err)
 	}
 	h = must(l.History(t.Context(), "room:1", HistoryFilter{Limit: -1}))
@@ -107,7 +117,7 @@ func TestRetirementBySize(t *testing.T) {
 	l, _ := newTestLog(t)
 	for range 6 {
 		appendN(t, l, "room:1", 500)
-		if err := l.Maintain(t.Context(), time.Now(), 24*time.Hour, 256<<10); err != nil {
+		if err := l.Maintain(t.Context(), 24*time.Hour, 256<<10); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -122,8 +132,8 @@ func TestRetirementDoesNotWait(t *testing.T) {
 	t.Parallel()
 	l, pool := newTestLog(t)
 	appendN(t, l, "room:1", 1)
-	now := time.Now()
-	if err := l.Maintain(t.Context(), now.Add(12*time.Hour), 24*time.Hour, 1<<30); err != nil {
+	later(t, pool, 12*time.Hour)
+	if err := l.Maintain(t.Context(), 24*time.Hour, 1<<30); err != nil {
 		t.Fatal(err)
 	}
 	tx := must(pool.Begin(t.Context()))
@@ -131,7 +141,8 @@ func TestRetirementDoesNotWait(t *testing.T) {
 	if _, err := tx.Exec(t.Context(), "LOCK TABLE forgewire.messages IN ACCESS SHARE MODE"); err != nil {
 		t.Fatal(err)
 	}
-	if err := l.Maintain(t.Context(), now.Add(48*time.Hour), 24*time.Hour, 1<<30); err != nil {
+	later(t, pool, 36*time.Hour)
+	if err := l.Maintain(t.Context(), 24*time.Hour, 1<<30); err != nil {
 		t.Fatal(err)
 	}
 	appendN(t, l, "room:1", 1)

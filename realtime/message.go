@@ -30,7 +30,7 @@ type Message struct {
 	Key string
 
 	ephemeral bool      // it travels in a notification alone
-	published time.Time // zero where nobody asked the log
+	published time.Time // by this replica's clock; zero where nobody asked the log
 }
 
 // Meta is what a publication carries beside its data.

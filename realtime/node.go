@@ -88,7 +88,8 @@ type Node struct {
 
 	verifier    *verifier
 	revocations revocations
-	authorizer  *authorizer // nil where no namespace asks the database
+	skew        atomic.Int64 // see readClock, in nanoseconds
+	authorizer  *authorizer  // nil where no namespace asks the database
 	users       tally[string]
 	gate        gate
 	sockets     atomic.Int64 // WebSockets
@@ -213,7 +214,7 @@ func (n *Node) relisten() {
 
 // relearn reads what other replicas told while this one did not listen.
 func (n *Node) relearn(ctx context.Context, q querier) error {
-	if err := n.readRevocations(ctx, q); err != nil {
+	if err := errors.Join(n.readClock(ctx, q), n.readRevocations(ctx, q)); err != nil {
 		return err
 	}
 	if err := n.strands[0].readHidden(ctx, q); err != nil {
@@ -301,7 +302,7 @@ func (n *Node) maintain(ctx context.Context, s *strand) error {
 			continue
 		}
 		c, cancel := context.WithTimeout(ctx, maintainEvery/2)
-		err := s.log.Maintain(c, time.Now(), n.cfg.RetentionAge, n.cfg.RetentionBytes)
+		err := s.log.Maintain(c, n.cfg.RetentionAge, n.cfg.RetentionBytes)
 		cancel()
 		if err != nil {
 			s.logger.Warn("the log's maintenance failed, trying again in a minute", "error", err)

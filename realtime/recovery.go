@@ -25,13 +25,13 @@ func (o ChannelOptions) kept() kept {
 	return kept{size: o.HistorySize, ttl: time.Duration(o.HistoryTTL)}
 }
 
-// notBefore is when the oldest message that is kept was published; nil for any time.
-func (k kept) notBefore() *time.Time {
+// age is ttl as SQL takes it: nil for any. The server compares it with its own clock, which wrote the messages' times; a
+// replica's may be wrong.
+func (k kept) age() *time.Duration {
 	if k.ttl == 0 {
 		return nil
 	}
-	at := time.Now().Add(-k.ttl)
-	return &at
+	return &k.ttl
 }
 
 // recover returns the channel's messages after since, up to and including upto: all of them, or
@@ -58,12 +58,12 @@ func (l *Log) recover(ctx context.Context, channel string, since Position, upto 
 			SELECT l.epoch = $5 AND $2 >= greatest(l.retired, `+hiddenUpto+`)
 				AND $2 <= greatest(l.retired, (SELECT max(seq) FROM forgewire.messages))
 				AND EXISTS (SELECT FROM forgewire.incarnations i WHERE $2 >= i.base - 1 AND $2 <= coalesce(i.last, $2))
-				AND m.n <= $4 AND m.size <= $6 AND m.oldest >= coalesce($7::timestamptz, '-infinity') AS good
+				AND m.n <= $4 AND m.size <= $6 AND m.oldest >= coalesce(clock_timestamp() - $7::interval, '-infinity') AS good
 			FROM forgewire.log l, (SELECT count(*) AS n, coalesce(sum(octet_length(data) + coalesce(octet_length(meta), 0)), 0) AS size,
 				coalesce(min(published_at), 'infinity'::timestamptz) AS oldest FROM missed) m)
 		SELECT j.good, coalesce(m.seq, 0), coalesce(m.data, ''), coalesce(m.meta, '')
 		FROM judged j LEFT JOIN missed m ON j.good ORDER BY m.seq`,
-		channel, int64(since.Offset), int64(upto), limit, since.Epoch, maxRecoveredBytes, k.notBefore())
+		channel, int64(since.Offset), int64(upto), limit, since.Epoch, maxRecoveredBytes, k.age())
 	if err != nil {
 		return nil, fmt.Errorf("read what was missed: %w", err)
 	}
@@ -99,7 +99,7 @@ func (l *Log) latest(ctx context.Context, channel string, upto uint64, k kept) (
 	defer done()
 	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
-	rows, err := l.pool.Query(ctx, `SELECT seq, channel, data, coalesce(meta, ''), published_at FROM forgewire.messages
+	rows, err := l.pool.Query(ctx, `SELECT seq, channel, data, coalesce(meta, ''), clock_timestamp() - published_at FROM forgewire.messages
 		WHERE channel = $1 AND seq > `+hiddenUpto+` AND seq <= $2 ORDER BY seq DESC LIMIT 1`, channel, int64(upto))
 	found, err := collect(rows, err)
 	if err != nil || len(found) == 0 || expired(&found[0], k) {
@@ -109,8 +109,7 @@ func (l *Log) latest(ctx context.Context, channel string, upto uint64, k kept) (
 }
 
 func expired(m *Message, k kept) bool {
-	at := k.notBefore()
-	return at != nil && m.published.Before(*at)
+	return k.ttl > 0 && time.Since(m.published) > k.ttl
 }
 
 // past is where a Node reads a channel's past: the channel's Log, but in the simulation.

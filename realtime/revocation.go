@@ -85,6 +85,27 @@ func (n *Node) dismissRevoked(c *client) {
 	}
 }
 
+// readClock compares this replica's clock with the database's. By that a revocation is dated: whom the connect hook named
+// must be dated by it too, or a replica's clock that is ahead would keep him in.
+func (n *Node) readClock(ctx context.Context, q querier) error {
+	before := time.Now()
+	var at time.Time
+	if err := q.QueryRow(ctx, "SELECT clock_timestamp()").Scan(&at); err != nil {
+		return fmt.Errorf("read the database's clock: %w", err)
+	}
+	n.skew.Store(int64(skewOf(before, at, time.Now())))
+	return nil
+}
+
+// skewOf is how far a clock that said at between two moments of ours is ahead of ours: the least that this allows, so
+// nothing where the two may agree.
+func skewOf(before, at, after time.Time) time.Duration {
+	return max(at.Sub(after), min(at.Sub(before), 0))
+}
+
+// now is the time by the database's clock, as far as this replica knows.
+func (n *Node) now() time.Time { return time.Now().Add(time.Duration(n.skew.Load())) }
+
 // readRevocations learns of what was revoked while this replica did not listen. LISTEN is in force by now.
 func (n *Node) readRevocations(ctx context.Context, q querier) error {
 	rows, err := q.Query(ctx, "SELECT user_id, before FROM forgewire.revocations")

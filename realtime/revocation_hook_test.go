@@ -51,3 +51,33 @@ func TestRevocationOfHookedUsers(t *testing.T) {
 		t.Error("joe is refused for ever")
 	}
 }
+
+// Replicas whose clocks are wrong date what the hook says by the database's.
+func TestRevocationWithWrongClocks(t *testing.T) {
+	now := time.Now()
+	for _, c := range []struct{ took, ahead, want time.Duration }{
+		{time.Second, time.Second / 2, 0},
+		{time.Second, time.Hour + time.Second/2, time.Hour - time.Second/2},
+		{time.Second, -time.Hour + time.Second/2, -time.Hour + time.Second/2},
+	} {
+		if got := skewOf(now, now.Add(c.ahead), now.Add(c.took)); got != c.want {
+			t.Errorf("%+v: %v", c, got)
+		}
+	}
+	b := newBackend(t)
+	n, url, _ := startHooked(t, dbtest.New(t), func(c *Config) { c.Hooks = hooksTo(t, b, "", "connect") })
+	if skew := time.Duration(n.skew.Load()); skew.Abs() > time.Minute {
+		t.Fatalf("this machine's clock is off by %v", skew)
+	}
+	n.skew.Store(int64(-time.Hour)) // as if the replica's were an hour ahead
+	if _, err := n.cfg.Pool.Exec(t.Context(), "SELECT forgewire.revoke('joe', now() - interval '30 minutes')"); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, 10*time.Second, "the replica was told", func() bool { return n.revocations.refuse("joe", now.Add(-time.Hour)) })
+	b.answer("/connect", `{"result":{"user":"joe"}}`)
+	k := talk(t, url, nil)
+	k.say(`{"id":1,"connect":{}}`)
+	if got := k.hear(); !strings.HasPrefix(got, "3500 ") {
+		t.Errorf("joe, who was named before: %s", got)
+	}
+}

@@ -134,43 +134,46 @@ func (c *Cache) putLocal(name string, rec record, m marks) {
 	}
 }
 
-// Delete removes keys: at once here, and elsewhere as soon as the news can travel.
-// What Fetch is filling for them is not stored. If Valkey does not answer, the keys
-// are remembered (16,384 of them), missed here, and deleted when it is back.
-func (c *Cache) Delete(ctx context.Context, keys ...string) {
-	names := make([]string, len(keys))
-	for i, key := range keys {
-		names[i] = valueName(key)
-	}
-	if c.remote != nil {
-		_ = c.remote.remove(ctx, names) // counted, and remembered
-		return
-	}
-	for _, name := range names {
-		c.local.forget(name)
-	}
-	c.notices.add(names...)
+// Delete removes keys on every replica, also those that Fetch is filling now. On an error this replica has none of
+// them any more, and others are told as soon as they can be; until then they may serve them. If it is Valkey that does
+// not answer, the keys are remembered (16,384 of them) and deleted when it is back.
+func (c *Cache) Delete(ctx context.Context, keys ...string) error {
+	return c.remove(ctx, valueNames(keys))
 }
 
-// Purge removes all values that have one of the tags, on every replica, also those
-// that Fetch is filling now. On an error this replica has none of them any more and
-// others are told as soon as they can be; until then they may serve them.
+// Drop is Delete for who does not wait until the others have heard of it.
+func (c *Cache) Drop(ctx context.Context, keys ...string) {
+	if names := valueNames(keys); c.remote != nil {
+		_ = c.remote.remove(ctx, names) // counted, and remembered
+	} else {
+		c.removeLocal(names)
+	}
+}
+
+// Purge is Delete for all values that have one of the tags.
 func (c *Cache) Purge(ctx context.Context, tags ...string) error {
-	names := tagNames(tags)
+	return c.remove(ctx, tagNames(tags))
+}
+
+func (c *Cache) remove(ctx context.Context, names []string) error {
 	if c.remote != nil {
 		if err := c.remote.remove(ctx, names); err != nil {
-			return fmt.Errorf("purge tags, which is done later: %w", err)
+			return fmt.Errorf("remove from the cache, which is done later: %w", err)
 		}
 		return nil
 	}
-	for _, name := range names {
-		c.local.forget(name)
-	}
-	c.notices.add(names...)
+	c.removeLocal(names)
 	if c.notices.bus == nil {
 		return nil
 	}
 	return c.notices.flush(ctx)
+}
+
+func (c *Cache) removeLocal(names []string) {
+	for _, name := range names {
+		c.local.forget(name)
+	}
+	c.notices.add(names...)
 }
 
 // Announced takes what came over the Bus; nil means that something may have been

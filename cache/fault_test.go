@@ -125,7 +125,7 @@ func TestDeletesWhileAway(t *testing.T) {
 	if err := server.Pause(); err != nil {
 		t.Fatal(err)
 	}
-	a.Delete(t.Context(), "deleted")
+	_ = a.Delete(t.Context(), "deleted")
 	if err := a.Purge(t.Context(), "tag"); err == nil {
 		t.Error("Purge says that it is done")
 	}
@@ -203,7 +203,7 @@ func TestReadOnly(t *testing.T) {
 	if e, err := c.Fetch(t.Context(), "b", FetchOptions{TTL: time.Hour}, constant("v")); err != nil || e.Source != Filled {
 		t.Errorf("%+v, %v", e, err)
 	}
-	c.Delete(t.Context(), "a")
+	_ = c.Delete(t.Context(), "a")
 	mustMiss(t, c, "a")
 	tell(t, other, "REPLICAOF", "NO", "ONE")
 	eventually(t, func() bool { return c.Stats(t.Context()).Pending == 0 }, "the delete is lost")
@@ -304,7 +304,7 @@ func TestNoTracking(t *testing.T) {
 		t.Errorf("a deleted value was served for %s", took)
 	}
 	put(t, c, "b", "v", SetOptions{Tags: []string{"tag"}})
-	c.Delete(t.Context(), "b")
+	_ = c.Delete(t.Context(), "b")
 	mustMiss(t, c, "b")
 
 	tell(t, other, "CLIENT", "KILL", "USER", "edge")

@@ -153,7 +153,7 @@ func TestLeavers(t *testing.T) {
 func TestInvalidationDuringFill(t *testing.T) {
 	eachTier(t, func(t *testing.T, c *Cache) {
 		for name, invalidate := range map[string]func(key string){
-			"delete": func(key string) { c.Delete(t.Context(), key) },
+			"delete": func(key string) { _ = c.Delete(t.Context(), key) },
 			"purge":  func(key string) { _ = c.Purge(t.Context(), "tag:"+key) }, // remembered, if not done at once
 			"set": func(key string) {
 				c.Set(t.Context(), key, []byte("set"), SetOptions{TTL: time.Hour})

@@ -20,7 +20,7 @@ func TestLocalTier(t *testing.T) {
 	c.Set(ctx, "a", value, SetOptions{TTL: time.Hour, Tags: []string{"x", "y"}})
 	value[0] = 'X' // the caller's own
 	mustBeLocal(t, c, "a", "one")
-	c.Delete(ctx, "a")
+	_ = c.Delete(ctx, "a")
 	mustMiss(t, c, "a")
 
 	c.Set(ctx, "a", []byte("two"), SetOptions{TTL: time.Hour, Tags: []string{"x", "y"}})
@@ -156,8 +156,10 @@ func TestReplicasWithoutValkeyAgree(t *testing.T) {
 	b.Set(ctx, "k", []byte("new"), SetOptions{TTL: time.Hour, Tags: []string{"t"}})
 	eventually(t, func() bool { _, ok := a.Get(ctx, "k"); return !ok }, "a still has the old value")
 	mustBeLocal(t, b, "k", "new") // its own notice does not take it away
-	a.Delete(ctx, "k")
-	eventually(t, func() bool { _, ok := b.Get(ctx, "k"); return !ok }, "b was not told of the delete")
+	if err := a.Delete(ctx, "k"); err != nil {
+		t.Error(err)
+	}
+	mustMiss(t, b, "k") // told when Delete returned
 	a.Set(ctx, "k", []byte("x"), SetOptions{TTL: time.Hour, Tags: []string{"t"}})
 	if err := b.Purge(ctx, "t"); err != nil {
 		t.Error(err)
@@ -174,7 +176,9 @@ func TestNoticesWaitForTheBus(t *testing.T) {
 	put(t, b, "k1", "v", SetOptions{Fill: true})
 	put(t, b, "stays", "v", SetOptions{Fill: true})
 	joint.fail(errors.New("the bus is away"))
-	a.Delete(ctx, "k1")
+	if err := a.Delete(ctx, "k1"); err == nil {
+		t.Error("Delete says that others know")
+	}
 	if err := a.Purge(ctx, "t"); err == nil {
 		t.Error("Purge says that others know")
 	}
@@ -186,7 +190,7 @@ func TestNoticesWaitForTheBus(t *testing.T) {
 	// More than is remembered is everything.
 	joint.fail(errors.New("the bus is away"))
 	for i := range 2 * maxNotices {
-		a.Delete(ctx, fmt.Sprint("k", i))
+		_ = a.Delete(ctx, fmt.Sprint("k", i))
 	}
 	joint.fail(nil)
 	eventually(t, func() bool { _, ok := b.Get(ctx, "stays"); return !ok }, "an overflow empties nothing")

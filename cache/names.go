@@ -44,6 +44,14 @@ func short(key string) string {
 	return "sha256:" + hex.EncodeToString(sum[:])
 }
 
+func valueNames(keys []string) []string {
+	names := make([]string, len(keys))
+	for i, key := range keys {
+		names[i] = valueName(key)
+	}
+	return names
+}
+
 func tagNames(tags []string) []string {
 	if len(tags) == 0 {
 		return nil

@@ -22,7 +22,7 @@ func TestTwoReplicasOneValkey(t *testing.T) {
 
 	put(t, b, key, "two", SetOptions{Tags: []string{tag, "other"}})
 	mustBeLocal(t, a, key, "two")
-	a.Delete(ctx, key)
+	_ = a.Delete(ctx, key)
 	eventually(t, func() bool { _, ok := b.Get(ctx, key); return !ok }, "b was not told of the delete")
 
 	put(t, a, key, "three", SetOptions{Tags: []string{tag, "other"}})

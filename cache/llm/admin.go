@@ -111,12 +111,15 @@ func (s *Service) purge(ctx context.Context, caller Caller, p purge) (given int,
 		return given, nil
 	}
 	if p.Key != "" && !s.owns(ctx, caller, p) {
+		if s.cfg.Cache.State() == cache.StateUnavailable {
+			return given, cache.ErrUnavailable // it may be theirs
+		}
 		return given, nil // what is not theirs is not there for them
 	}
 	s.disband(p.Tenant)
 	marked := s.elector.purge(ctx, tenantTag(p.Tenant))
 	if p.Key != "" {
-		s.cfg.Cache.Delete(ctx, "llm:"+p.Key)
+		err = s.cfg.Cache.Delete(ctx, "llm:"+p.Key)
 	} else {
 		err = s.cfg.Cache.Purge(ctx, tags...)
 	}

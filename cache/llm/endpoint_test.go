@@ -1,6 +1,7 @@
 package llm
 
 import (
+	"log/slog"
 	"strings"
 	"testing"
 	"time"
@@ -202,6 +203,22 @@ func TestTheUpstreamIsAskedWhatTheCallerAsked(t *testing.T) {
 	}
 	if second != `{"model":"m","messages":[],"stream":true,"stream_options":{"include_obfuscation":false,"include_usage":true}}` {
 		t.Errorf("%s", second)
+	}
+}
+
+// A purge that may not have reached every copy says so: of a key too.
+func TestPurgeWithValkeyAway(t *testing.T) {
+	values, err := cache.New(cache.Config{URL: "redis://127.0.0.1:1", Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, _ := single(t, func(c *Config) { c.Cache = values })
+	for _, tenant := range []string{"", "a"} {
+		for _, body := range []string{`{"key":"k"}`, `{"tag":"t"}`, `{"all":true}`} {
+			if got := r.post(t, "cache/purge", body, "X-Tenant", tenant); got.status != 503 || !strings.Contains(got.body, "purge_incomplete") || got.header.Get("Retry-After") == "" {
+				t.Errorf("%q purges %s: %+v", tenant, body, got)
+			}
+		}
 	}
 }
 

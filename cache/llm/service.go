@@ -83,7 +83,7 @@ func New(cfg Config) (*Service, error) {
 	}
 	s := &Service{cfg: cfg, client: newClient(cfg.Upstreams, cfg.Transport), stats: newStatistics(),
 		flights: map[key]*flight{}, byID: map[string]*flight{}, bids: map[key]*bid{}, writeWithin: writeWithin, quietFor: quietFor}
-	s.elector = newElector(cfg.Pool, uuid.NewString(), cfg.Logger, func(k key) { cfg.Cache.Delete(s.life, cacheKey(k)) })
+	s.elector = newElector(cfg.Pool, uuid.NewString(), cfg.Logger, func(k key) { cfg.Cache.Drop(s.life, cacheKey(k)) })
 	s.life, s.endLife = context.WithCancelCause(context.Background())
 	return s, nil
 }

@@ -29,9 +29,6 @@ func TestMissThenHitInEachForm(t *testing.T) {
 		if miss.status != 200 || !strings.Contains(miss.header.Get("Cache-Status"), "forgewire; fwd=miss") || miss.header.Get("Forgewire-Id") == "" {
 			t.Fatalf("%+v", miss)
 		}
-		if stored := strings.HasSuffix(miss.header.Get("Cache-Status"), "; stored"); stored != (first == "") {
-			t.Errorf("%s", miss.header.Get("Cache-Status"))
-		}
 		again := r.post(t, "chat/completions", ask("hi", first))
 		if again.body != miss.body || !strings.HasPrefix(again.header.Get("Cache-Status"), "forgewire; hit; ttl=3") || again.header.Get("Age") == "" {
 			t.Errorf("the hit is not the miss:\n%+v\n%+v", miss, again)

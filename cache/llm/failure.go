@@ -3,7 +3,6 @@ package llm
 import (
 	"encoding/json"
 	"net/http"
-	"strconv"
 	"time"
 )
 
@@ -17,12 +16,13 @@ func (rd *reader) fail(v view) error {
 		return rd.errorEvent(rd.after, fl) // too late for another status, or another answer
 	}
 	if rd.stale != nil && fl.Temporary {
-		rd.gaveStale = true
-		rd.s.replay(rd.w, rd.req, rd.stale, Stale)
+		_, run, _ := rd.s.replay(rd.w, rd.req, rd.stale, Stale)
+		rd.gaveStale = &run
 		return nil
 	}
 	rd.status, rd.code = fl.Status, fl.Code
-	h := http.Header{"Cache-Status": {status("fwd=miss", "fwd-status="+strconv.Itoa(fl.Status))}}
+	h := http.Header{}
+	setCacheHeaders(h, rd.outcome(v), rd.req, 0, 0)
 	if fl.RetryAfter != "" {
 		h.Set("Retry-After", fl.RetryAfter)
 	}
@@ -68,13 +68,35 @@ func (rd *reader) errorEvent(n int, fl *failure) error {
 	return rd.write(event{name: name, data: b}.append(nil, ""))
 }
 
-// note writes down what became of a request that did not lead a flight; the flight itself does for the one that did.
+// note writes down what became of a request. Of the one that caused the flight it is known only when both have ended.
 func (rd *reader) note(f *flight, err error) {
-	if rd.how == Miss || rd.how == Bypass || rd.gaveStale {
+	run := rd.run(f, err)
+	if !rd.joined {
+		rd.s.account(f, run)
 		return
 	}
+	if err == nil {
+		<-f.settled // soon: the answer has ended
+	}
+	select {
+	case <-f.settled:
+		run.save(f)
+	default:
+	}
+	rd.s.note(rd.req, *run, max(0, rd.req.started.Sub(rd.began)))
+}
+
+// run is what became of a request that did not lead.
+func (rd *reader) run(f *flight, err error) *Run {
+	if rd.gaveStale != nil {
+		return rd.gaveStale
+	}
 	v := f.now(0)
-	run := rd.req.run(rd.how, v.id)
+	how := Collapsed
+	if rd.how == Bypass {
+		how = Bypass
+	}
+	run := rd.req.run(how, v.id)
 	run.Duration = time.Since(rd.req.started)
 	run.Status, run.Error = rd.status, rd.code
 	if err != nil {
@@ -86,20 +108,43 @@ func (rd *reader) note(f *flight, err error) {
 	if v.head != nil {
 		run.Upstream = v.head.Upstream
 	}
-	select {
-	case <-f.settled:
-	default:
-		if err == nil {
-			<-f.settled // soon: the answer has ended
-		}
-	}
-	select {
-	case <-f.settled:
-		if f.rec != nil {
-			run.PromptTokens, run.CompletionTokens, run.SavedMicros = f.rec.Prompt, f.rec.Completion, f.rec.CostMicros
-		}
-	default:
-	}
 	run.Bodies = rd.req.bodies(func() []byte { return told(rd.req.endpoint, v) })
-	rd.s.note(rd.req, run, max(0, rd.req.started.Sub(rd.began)))
+	return &run
+}
+
+// save adds what a run that read along did not have to pay.
+func (r *Run) save(f *flight) {
+	if f.rec != nil && r.Cache == Collapsed {
+		r.PromptTokens, r.CompletionTokens, r.SavedMicros = f.rec.Prompt, f.rec.Completion, f.rec.CostMicros
+	}
+}
+
+// account notes the run of whoever caused a flight, once: it is called when he has ended, with what he got, and when the flight has. What
+// the call of an upstream cost is the flight's to know, and told at once, unless something older may be given in its place.
+func (s *Service) account(f *flight, asker *Run) {
+	f.accounts.Lock()
+	defer f.accounts.Unlock()
+	if asker != nil {
+		f.asker = asker
+	}
+	select {
+	case <-f.settled:
+	default:
+		return
+	}
+	run := f.run
+	switch {
+	case f.noted:
+		return
+	case run == nil || run.Error != "" && f.req.standIn:
+		if f.asker == nil {
+			return // he is still there
+		}
+		if run == nil || f.asker.Cache == Stale {
+			run = f.asker
+			run.save(f)
+		}
+	}
+	f.noted = true
+	s.note(f.req, *run, 0)
 }

@@ -37,6 +37,11 @@ type flight struct {
 	firstAt  time.Time
 	rec      *recording // nil if there was no answer
 	stored   bool
+	run      *Run // of whoever caused it, as far as the flight knows; nil unless it led
+
+	accounts sync.Mutex
+	asker    *Run // what he got; guarded by accounts, as is noted
+	noted    bool
 }
 
 // newFlight makes a flight. bid is the election that was begun for it; nil for none yet.
@@ -81,7 +86,7 @@ func (s *Service) wants(req *request, age time.Duration) bool {
 
 // fly runs a flight from the election to the end.
 func (s *Service) fly(f *flight) {
-	defer f.settle.Do(func() { close(f.settled) })
+	defer s.end(f)
 	defer f.cancel(nil)
 	timeout := flightSlack
 	for _, r := range f.req.routes {
@@ -101,10 +106,20 @@ func (s *Service) fly(f *flight) {
 		s.lead(f, nil)
 	case v.lease != nil:
 		s.lead(f, v.lease)
+	case s.hasFailed(v.id):
+		s.lead(f, nil) // the database has not heard of it yet
 	default:
 		f.elsewhere(v.id)
 		s.follow(f, v.id)
 	}
+}
+
+// hasFailed says whether a flight of this replica has ended with a failure, which is told to nobody who asks later.
+func (s *Service) hasFailed(id string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f := s.byID[id]
+	return f != nil && f.failed()
 }
 
 // follow copies a flight that another replica leads, and takes the lead if that one dies.

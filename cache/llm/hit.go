@@ -49,12 +49,15 @@ func (req *request) judge(entry cache.Entry, ok bool) (h *hit, fresh bool) {
 	return h, !entry.Stale && h.ttl > 0
 }
 
-// replay answers from the cache.
-func (s *Service) replay(w *output, req *request, h *hit, how Outcome) {
+// replay answers from the cache. It returns what note takes.
+func (s *Service) replay(w *output, req *request, h *hit, how Outcome) (_ *request, run Run, avoided time.Duration) {
+	run = req.run(how, h.rec.ID)
 	body, contentType, err := h.render(req)
 	if err != nil {
-		(&Refusal{Status: http.StatusInternalServerError, Type: typeServer, Code: "internal_error", Message: "the stored answer cannot be read"}).Write(w)
-		return
+		why := &Refusal{Status: http.StatusInternalServerError, Type: typeServer, Code: "internal_error", Message: "the stored answer cannot be read"}
+		why.Write(w)
+		run.Status, run.Error, run.Duration = why.Status, why.Code, time.Since(req.started)
+		return req, run, 0
 	}
 	header := w.Header()
 	header.Set("Content-Type", contentType)
@@ -62,7 +65,6 @@ func (s *Service) replay(w *output, req *request, h *hit, how Outcome) {
 	header.Set(HeaderID, h.rec.ID)
 	setCacheHeaders(header, how, req, h.age, h.ttl)
 	w.WriteHeader(http.StatusOK)
-	run := req.run(how, h.rec.ID)
 	run.FirstToken = time.Since(req.started)
 	run.Status, run.Upstream = http.StatusOK, h.rec.Upstream
 	if _, err := w.Write(body); err != nil {
@@ -71,7 +73,7 @@ func (s *Service) replay(w *output, req *request, h *hit, how Outcome) {
 	run.Duration = time.Since(req.started)
 	run.PromptTokens, run.CompletionTokens, run.SavedMicros = h.rec.Prompt, h.rec.Completion, h.rec.CostMicros
 	run.Bodies = req.bodies(func() []byte { return told(req.endpoint, view{object: h.rec.object, events: h.rec.events}) })
-	s.note(req, run, max(0, h.rec.Duration-run.Duration))
+	return req, run, max(0, h.rec.Duration-run.Duration)
 }
 
 func (h *hit) render(req *request) ([]byte, string, error) {

@@ -100,7 +100,7 @@ func (s *Service) generate(f *flight, out *retake, begun func()) {
 	}
 	kind, _, _ := mime.ParseMediaType(ans.Header.Get("Content-Type"))
 	v := f.now(0)
-	h := flightHead{Endpoint: f.req.endpoint, Scope: hashed(f.req.base, v.id), Model: f.req.model, Upstream: f.upstream.Name, Stream: kind == "text/event-stream",
+	h := flightHead{Endpoint: f.req.endpoint, Scope: hashed(f.req.base, v.id), Model: f.req.model, Upstream: f.upstream.Name, There: f.model, Stream: kind == "text/event-stream",
 		Usage: f.req.stream}
 	if h.Stream {
 		out.begin(h)

@@ -36,6 +36,7 @@ type request struct {
 	key      key
 	controls controls
 	header   http.Header // what goes on to the upstream
+	standIn  bool        // the cache has an answer that is too old, but better than none
 	ownKey   string      // the caller's key for an upstream with PassThrough
 	started  time.Time
 }

@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 )
 
 // TestBodiesAreKeptOnlyIfAsked: whatever came of the request, and whoever made the answer.
@@ -73,5 +74,125 @@ func TestWhoJoinsHasBodiesOfHisOwn(t *testing.T) {
 		if b := run.Bodies; b != nil && (!strings.Contains(string(b.Request), `"user":"u"`) || !strings.Contains(string(b.Answer), whole)) {
 			t.Errorf("%s\n%s", b.Request, b.Answer)
 		}
+	}
+}
+
+// TestEachRequestIsOneRun: no less, whatever became of it, and no more, whoever made the answer.
+func TestEachRequestIsOneRun(t *testing.T) {
+	u := newUpstream(t)
+	n := newNetwork(t)
+	short := func(c *Config) { c.TTLs.Evaluation = 20 * time.Millisecond }
+	a, b := n.replica(one(t, u), short), n.replica(one(t, u), short)
+	only := func(r *replica, name string, ok func(Run) bool) {
+		t.Helper()
+		r.settled(t)
+		eventually(t, 5*time.Second, "a run: "+name, func() bool { return len(r.runs) > 0 && r.inside.Load() == 0 })
+		if run := <-r.runs; !ok(run) {
+			t.Errorf("%s: %+v", name, run)
+		}
+		for len(r.runs) > 0 {
+			t.Errorf("%s: one more: %+v", name, <-r.runs)
+		}
+	}
+	a.post(t, "chat/completions", ask("absent", ""), "Cache-Control", "only-if-cached")
+	only(a, "only-if-cached", func(r Run) bool { return r.Status == 504 && r.Error == "not_cached" && r.Cache == Miss })
+
+	a.post(t, "chat/completions", ask("stale", ""), HeaderClass, ClassEvaluation)
+	only(a, "a miss", func(r Run) bool { return r.Status == 200 && r.Cache == Miss && r.CostMicros > 0 })
+	u.handle = answering(400, "application/json", "{}")
+	a.post(t, "chat/completions", ask("refused", ""))
+	only(a, "a failure", func(r Run) bool { return r.Status == 400 && r.Cache == Miss })
+	u.handle = streaming("CUT")
+	eventually(t, 5*time.Second, "a stale answer", func() bool {
+		_, fresh, bid := a.lookup(t.Context(), mustRead(t, a, ask("stale", "")))
+		a.unbid(bid)
+		return !fresh
+	})
+	a.post(t, "chat/completions", ask("stale", ""), HeaderClass, ClassEvaluation)
+	only(a, "stale-if-error", func(r Run) bool { return r.Status == 200 && r.Cache == Stale && r.Error == "" && r.SavedMicros > 0 })
+
+	// On another replica: one fails, one leaves before anything comes.
+	hangs := make(chan struct{})
+	u.handle = func(call int64, w http.ResponseWriter, q *http.Request, body []byte) bool {
+		<-hangs
+		return answering(400, "application/json", "{}")(call, w, q, body)
+	}
+	calls := u.calls.Load()
+	first := a.listen(t, ask("elsewhere", streamed))
+	eventually(t, 5*time.Second, "the call", func() bool { return u.calls.Load() == calls+1 })
+	second := b.listen(t, ask("elsewhere", streamed))
+	eventually(t, 5*time.Second, "the other follows", func() bool { return b.follows() })
+	close(hangs)
+	first.end(t)
+	second.end(t)
+	only(a, "the leader's", func(r Run) bool { return r.Status == 400 && r.Cache == Miss })
+	only(b, "the follower's", func(r Run) bool { return r.Status == 400 && r.Cache == Collapsed })
+
+	hangs = make(chan struct{})
+	first = a.listen(t, ask("left", streamed))
+	eventually(t, 5*time.Second, "the call", func() bool { return u.calls.Load() == calls+2 })
+	second = b.listen(t, ask("left", streamed))
+	eventually(t, 5*time.Second, "the other follows", func() bool { return b.follows() })
+	second.cancel()
+	eventually(t, 5*time.Second, "he has left", func() bool { return b.inside.Load() == 0 })
+	close(hangs)
+	first.end(t)
+	only(a, "the leader's", func(r Run) bool { return r.Status == 400 && r.Cache == Miss })
+	only(b, "who left", func(r Run) bool { return r.Error == "client_left" && r.Cache == Collapsed })
+
+	// The leader is gone, and who followed leads.
+	hangs = make(chan struct{})
+	u.handle = func(call int64, _ http.ResponseWriter, q *http.Request, _ []byte) bool {
+		if call == calls+3 {
+			<-q.Context().Done()
+			return true
+		}
+		return false
+	}
+	a.listen(t, ask("taken over", streamed))
+	eventually(t, 5*time.Second, "the call", func() bool { return u.calls.Load() == calls+3 })
+	second = b.listen(t, ask("taken over", streamed))
+	eventually(t, 5*time.Second, "the other follows", func() bool { return b.follows() })
+	a.stop()
+	second.end(t)
+	only(b, "who took over", func(r Run) bool { return r.Status == 200 && r.Cache == Miss && r.CostMicros > 0 })
+
+	b.mu.Lock()
+	b.closed = true
+	b.mu.Unlock()
+	b.post(t, "chat/completions", ask("too many", ""))
+	only(b, "overloaded", func(r Run) bool { return r.Status == 503 && r.Error == "overloaded" })
+}
+
+// follows says whether one of the replica's flights is copied from another one.
+func (r *replica) follows() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, f := range r.byID {
+		return f.now(0).remote
+	}
+	return false
+}
+
+// TestWhatARunCosts: by the model that answered, and something also where the upstream does not say how much it was.
+func TestWhatARunCosts(t *testing.T) {
+	r, u := single(t, nil)
+	u.handle = answering(200, "application/json", `{"id":"c","choices":[{"index":0,"message":{"role":"assistant","content":"`+strings.Repeat("long ", 1000)+`"},"finish_reason":"stop"}]}`)
+	r.post(t, "chat/completions", ask(strings.Repeat("prompt ", 1000), ""))
+	r.settled(t)
+	if run := <-r.runs; run.PromptTokens < 1500 || run.CompletionTokens < 1000 || run.CostMicros < 3500 {
+		t.Errorf("without usage: %+v", run)
+	}
+	ups := one(t, u)
+	u.handle = nil
+	ups.List[0].Prices = map[string]Price{"cheap": {Input: 1}, "dear": {Input: 1000}}
+	ups.Aliases = map[string][]string{"smart": {"default/cheap", "default/dear"}}
+	r = newNetwork(t).replica(ups, nil)
+	for range 2 {
+		r.post(t, "chat/completions", strings.Replace(ask("x", ""), `"m"`, `"smart"`, 1))
+		r.settled(t)
+	}
+	if miss, hit := <-r.runs, <-r.runs; miss.CostMicros != 10 || hit.SavedMicros != 10 {
+		t.Errorf("%+v\n%+v", miss, hit)
 	}
 }

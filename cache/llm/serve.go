@@ -33,34 +33,45 @@ func (s *Service) answer(w http.ResponseWriter, r *http.Request, req *request) {
 		var fresh bool
 		if stale, fresh, b = s.lookup(r.Context(), req); fresh {
 			s.unbid(b)
-			s.replay(out, req, stale, Hit)
+			s.note(s.replay(out, req, stale, Hit))
 			return
 		}
 	}
+	how := Bypass
+	if cacheable {
+		how = Miss
+	}
 	if req.controls.onlyIfCached {
-		(&Refusal{Status: http.StatusGatewayTimeout, Type: typeInvalid, Code: "not_cached", Message: "the answer is not in the cache, and only-if-cached was asked for",
-			Header: http.Header{"Cache-Status": {status("fwd=miss")}}}).Write(w)
+		s.refuse(out, req, how, &Refusal{Status: http.StatusGatewayTimeout, Type: typeInvalid, Code: "not_cached", Message: "the answer is not in the cache, and only-if-cached was asked for",
+			Header: http.Header{"Cache-Status": {status("detail=only-if-cached")}}})
 		return
 	}
+	req.standIn = stale != nil
 	f, joined := s.take(req, cacheable && !req.controls.noCache)
 	s.unbid(b)
 	if f == nil {
-		(&Refusal{Status: http.StatusServiceUnavailable, Type: typeServer, Code: "overloaded", Message: "too many answers are being generated",
-			Header: http.Header{"Retry-After": {"1"}}}).Write(w)
+		s.refuse(out, req, how, &Refusal{Status: http.StatusServiceUnavailable, Type: typeServer, Code: "overloaded", Message: "too many answers are being generated",
+			Header: http.Header{"Retry-After": {"1"}}})
 		return
 	}
-	reader := &reader{s: s, w: out, req: req, tape: f.tape, how: Miss, stale: stale, began: f.started, resumable: f.shares}
-	switch {
-	case joined:
-		reader.how = Collapsed
-	case !f.stores:
-		reader.how = Bypass
+	if joined {
+		how = Collapsed
 	}
+	reader := &reader{s: s, w: out, req: req, tape: f.tape, how: how, joined: joined, stale: stale, began: f.started, resumable: f.shares}
 	err := reader.serve(r.Context())
 	if err != nil && !f.shares && !f.joins {
 		f.cancel(errLeft) // nobody else wants it, and nobody can resume it
 	}
 	reader.note(f, err)
+}
+
+// refuse answers a request that may not wait for a model.
+func (s *Service) refuse(w http.ResponseWriter, req *request, how Outcome, why *Refusal) {
+	why.Write(w)
+	run := req.run(how, "")
+	run.Status, run.Error, run.Duration = why.Status, why.Code, time.Since(req.started)
+	run.Bodies = req.bodies(func() []byte { return why.body() })
+	s.note(req, run, 0)
 }
 
 // reader gives one client the answer that a tape holds, as it comes.
@@ -70,6 +81,7 @@ type reader struct {
 	req       *request
 	tape      *tape
 	how       Outcome
+	joined    bool // somebody else caused the flight
 	stale     *hit // what may stand in for a failure
 	began     time.Time
 	resumable bool
@@ -80,7 +92,7 @@ type reader struct {
 	wrote     bool        // the response has begun
 	status    int
 	code      string
-	gaveStale bool
+	gaveStale *Run // what became of the request that stale was given for
 }
 
 func (rd *reader) serve(ctx context.Context) error {
@@ -112,21 +124,23 @@ func (rd *reader) serve(ctx context.Context) error {
 	return err
 }
 
+// outcome is what the cache had to do with an answer that was not in it.
+func (rd *reader) outcome(v view) Outcome {
+	if rd.how == Miss && v.remote {
+		return Collapsed
+	}
+	return rd.how
+}
+
 // headers begins the response, unless it has begun.
 func (rd *reader) headers(v view, contentType string) {
 	if rd.wrote {
 		return
 	}
-	if rd.how == Miss && v.remote {
-		rd.how = Collapsed
-	}
 	h := rd.w.Header()
 	h.Set("Content-Type", contentType)
 	h.Set("X-Content-Type-Options", "nosniff")
-	setCacheHeaders(h, rd.how, rd.req, 0, 0)
-	if rd.how == Miss && v.end != nil && v.end.Complete {
-		h.Set("Cache-Status", h.Get("Cache-Status")+"; stored")
-	}
+	setCacheHeaders(h, rd.outcome(v), rd.req, 0, 0)
 	if rd.resumable {
 		h.Set(HeaderID, v.id)
 	}

@@ -136,7 +136,7 @@ func (s *Service) ttl(class string) time.Duration {
 func (s *Service) take(req *request, joinable bool) (f *flight, joined bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if f := s.flights[req.key]; joinable && f != nil {
+	if f := s.flights[req.key]; joinable && f != nil && !f.failed() { // a failure is for those who waited for it
 		return f, true
 	}
 	if s.closed || len(s.byID) >= maxFlights {

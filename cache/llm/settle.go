@@ -14,7 +14,7 @@ const storeWithin = 2 * time.Second
 
 // settle keeps what a flight brought: the recording, if it is complete, and the run of whoever caused it.
 func (s *Service) settle(f *flight) {
-	defer f.settle.Do(func() { close(f.settled) })
+	defer s.end(f)
 	runtime.Gosched() // who waits for the answer comes first
 	v := f.now(0)
 	var u usage
@@ -36,7 +36,7 @@ func (s *Service) settle(f *flight) {
 		run.Cache = Miss
 	}
 	run.Status, run.Error = outcomeOf(v)
-	if u == (usage{}) && f.upstream != nil && errors.Is(context.Cause(f.ctx), errLeft) {
+	if u == (usage{}) && f.upstream != nil && (v.object != nil || len(v.events) > 0 || errors.Is(context.Cause(f.ctx), errLeft)) {
 		u = f.estimate(v)
 	}
 	run.PromptTokens, run.CompletionTokens = u.prompt, u.completion
@@ -49,14 +49,25 @@ func (s *Service) settle(f *flight) {
 		run.CostMicros = f.upstream.cost(f.model, u)
 	}
 	run.Bodies = f.req.bodies(func() []byte { return told(f.req.endpoint, v) })
-	s.note(f.req, run, 0)
+	f.run = &run
 }
 
-// estimate is the usage of an answer whose client left before the upstream told it, which comes last: or who hangs up
-// just before the end would pay for nothing, and no limit would hold him.
+// end tells that rec is known, or never will be.
+func (s *Service) end(f *flight) {
+	f.settle.Do(func() {
+		close(f.settled)
+		s.account(f, nil)
+	})
+}
+
+// estimate is the usage of an answer that came without: the upstream tells it last, if at all. Who hangs up just before
+// the end would else pay for nothing, and no limit would hold him.
 func (f *flight) estimate(v view) usage {
 	const perToken, envelope = 4, 250 // bytes; of what surrounds an event's text
 	u := usage{prompt: int64(len(f.req.body.raw)/perToken + 1)}
+	if v.object != nil && f.req.endpoint != embeddings {
+		u.completion = int64(max(1, (len(v.object)-envelope)/perToken))
+	}
 	for _, e := range v.events {
 		u.completion += int64(max(1, (len(e.data)-envelope)/perToken))
 	}
@@ -80,11 +91,9 @@ func (s *Service) record(f *flight, v view) *recording {
 	}
 	r.Prompt, r.Completion = u.prompt, u.completion
 	if up := s.client.upstreams.byName(v.head.Upstream); up != nil {
-		model := f.req.model
-		for _, rt := range f.req.routes {
-			if rt.upstream == up {
-				model = rt.model
-			}
+		model := v.head.There
+		if model == "" { // of an older release
+			model = f.req.model
 		}
 		r.CostMicros = up.cost(model, u)
 	}

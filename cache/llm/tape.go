@@ -33,8 +33,9 @@ type flightHead struct {
 	Scope    string   `json:"scope"` // hashed: whose it is
 	Model    string   `json:"model"`
 	Upstream string   `json:"upstream"`
-	Stream   bool     `json:"stream"` // else it comes whole
-	Usage    bool     `json:"usage"`  // the stream brings its usage
+	There    string   `json:"there,omitempty"` // the model's name there
+	Stream   bool     `json:"stream"`          // else it comes whole
+	Usage    bool     `json:"usage"`           // the stream brings its usage
 }
 
 // flightEnd is how an answer ended.
@@ -149,6 +150,12 @@ func (t *tape) view(n int) view {
 		v.events = t.events[n:len(t.events):len(t.events)]
 	}
 	return v
+}
+
+// failed says whether it has ended with a failure.
+func (t *tape) failed() bool {
+	v := t.now(0)
+	return v.end != nil && v.end.Failure != nil
 }
 
 // look is now, and says what is closed when there is more.

@@ -34,7 +34,8 @@
 //     declared dead (two gaps of 250 ms between pings and 500 ms for the answer). When a
 //     connection ends, all copies go
 //   - for 1 second if the server has no tracking
-//   - not at all after it was frozen (suspended, or without CPU for a second)
+//   - not at all after it was frozen (suspended, or without CPU for a second), or its
+//     clock was set by more than a second
 //   - for the value's TTL if a notice can never be sent: the process that deleted ended
 //     before Valkey or the Bus was back, or deleted more while it was away than is
 //     remembered: 16,384 names for Valkey, which is logged; more than 4,096 for the Bus

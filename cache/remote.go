@@ -107,11 +107,24 @@ func options(cfg Config) (valkey.ClientOption, error) {
 		o.PipelineMultiplex = 1
 	}
 	o.BlockingPoolSize = max(cfg.MaxConnections-2, 1)
-	o.ForceSingleClient = o.Sentinel.MasterSet == "" && len(o.InitAddress) == 1
 	if o.ClientName == "" {
 		o.ClientName = "forgewire"
 	}
+	sentinels(&o)
+	o.ForceSingleClient = o.Sentinel.MasterSet == "" && len(o.InitAddress) == 1
 	return o, nil
+}
+
+// sentinels are spoken to as the servers are, of which the URL says it: with the same user and TLS, and no longer waits.
+func sentinels(o *valkey.ClientOption) {
+	if o.Sentinel.MasterSet == "" {
+		return
+	}
+	o.Sentinel.Username, o.Sentinel.Password, o.Sentinel.ClientName = o.Username, o.Password, o.ClientName
+	o.Sentinel.Dialer = o.Dialer
+	if o.TLSConfig != nil {
+		o.Sentinel.TLSConfig = o.TLSConfig.Clone()
+	}
 }
 
 func (r *remote) poke() {

@@ -33,11 +33,11 @@ func (l *local) watch(ctx context.Context) error {
 }
 
 // asleep tells whether we have been frozen until just now, and watch has not yet
-// noticed.
+// noticed. A clock that was set back counts: copies would live longer by as much.
 func (l *local) asleep(now time.Time) bool {
 	last := l.awake.Load()
 	if last == nil {
 		return false
 	}
-	return now.Sub(*last) > overslept || now.Round(0).Sub(last.Round(0)) > overslept
+	return now.Sub(*last) > overslept || now.Round(0).Sub(last.Round(0)).Abs() > overslept
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -27,6 +28,9 @@ const flightConns = 3
 
 // traceGrace is how long the last traces may take to be sent.
 const traceGrace = time.Second
+
+// poolGrace is how long connections to the database may take to end.
+const poolGrace = time.Second
 
 // base is what the parts of a replica stand on.
 type base struct {
@@ -98,13 +102,18 @@ func (b *base) pools() map[string]*pgxpool.Pool {
 	return all
 }
 
+// close ends the pools, but does not wait for a server that does not answer: pgx tries for 15 s to tell it that a query is
+// cancelled, and then the process would outlive its grace and be killed.
 func (b *base) close() {
-	b.requests.Close()
-	b.publish.Close()
-	b.flights.Close()
-	for _, l := range b.logs {
-		l.Pool.Close()
-		l.PublishPool.Close()
+	var all sync.WaitGroup
+	for _, pool := range b.pools() {
+		all.Go(pool.Close)
+	}
+	closed := make(chan struct{})
+	go func() { all.Wait(); close(closed) }()
+	select {
+	case <-closed:
+	case <-time.After(poolGrace):
 	}
 }
 

@@ -85,12 +85,20 @@ type ServerStats struct {
 
 // Stats returns the counters. It asks the server for its part, and only then.
 func (c *Cache) Stats(ctx context.Context) Stats {
+	s := c.Counted()
+	if c.remote != nil {
+		s.Server = c.remote.stats(ctx)
+	}
+	return s
+}
+
+// Counted is Stats without what the server says: it asks nobody.
+func (c *Cache) Counted() Stats {
 	s := c.counters.snapshot()
 	s.State = c.State()
 	s.LocalBytes, s.LocalEntries = c.local.size()
 	if c.remote != nil {
 		s.Pending = c.remote.pending.count.Load()
-		s.Server = c.remote.stats(ctx)
 	}
 	return s
 }

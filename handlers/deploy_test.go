@@ -11,6 +11,7 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
+	"forgewire/cache"
 	"forgewire/handlers"
 	"forgewire/infra/memory"
 )
@@ -96,7 +97,11 @@ func TestDashboardAndAlertsNameWhatExists(t *testing.T) {
 	t.Parallel()
 	governor := must(memory.New(memory.Config{Logger: slog.New(slog.DiscardHandler),
 		Limit: func() (uint64, error) { return 1 << 30, nil }, Used: func() (uint64, error) { return 1, nil }}))
-	c := newCluster(t, func(cfg *handlers.Config) { cfg.Memory = governor })
+	c := newCluster(t, func(cfg *handlers.Config) {
+		cfg.Memory = governor
+		cfg.Cache = must(cache.New(cache.Config{LocalBytes: 1 << 20, Log: cfg.Logger}))
+		cfg.LLM = newModels(cfg.Pools["requests"], cfg.Cache)
+	})
 	c.connect(t, 0, "alice", "a")
 	c.call(t, 0, "disconnect", `{"user":"alice"}`) // so that there is a code to count by
 	c.call(t, 0, "publish", `{"channel":"a","data":1}`)

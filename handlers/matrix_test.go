@@ -126,8 +126,7 @@ func newMatrix(t *testing.T, change ...func(*handlers.Config)) *matrix {
 		MaxPublicationBytes: 1 << 20, Namespaces: must(realtime.ParseNamespaces("")), RetentionAge: time.Hour, RetentionBytes: 1 << 30, ShutdownTimeout: time.Second}))
 	gate := must(access.New(access.Config{Pool: pool, Logger: logger, ServerKey: apiKey, Retention: 24 * time.Hour, Flush: time.Second}))
 	values := must(cache.New(cache.Config{LocalBytes: 1 << 20, Log: logger}))
-	models := must(llm.New(llm.Config{Upstreams: must(llm.SingleUpstream("http://127.0.0.1:1/v1", "")), Cache: values, Pool: pool, Log: noLog{}, Logger: logger,
-		Mode: llm.CacheAll, MaxMessageBytes: 1 << 20, TTLs: llm.TTLs{Prompt: time.Hour, Evaluation: time.Hour, System: time.Hour}, Grace: time.Second}))
+	models := newModels(pool, values)
 	serves := must(resources.New(resources.Config{Pool: pool, Cache: values, Queue: node.Queue(), Logger: logger}))
 	ctx, stop := context.WithCancel(context.Background())
 	ended := make(chan error, 3)
@@ -286,9 +285,16 @@ func (m *matrix) connects(t *testing.T, method, at, token string) bool {
 		strings.HasSuffix(at, "/events") && resp.StatusCode == http.StatusOK
 }
 
+// newModels are of an upstream that is not there.
+func newModels(pool *pgxpool.Pool, values *cache.Cache) *llm.Service {
+	return must(llm.New(llm.Config{Upstreams: must(llm.SingleUpstream("http://127.0.0.1:1/v1", "")), Cache: values, Pool: pool, Log: noLog{},
+		Logger: slog.New(slog.DiscardHandler), Mode: llm.CacheAll, MaxMessageBytes: 1 << 20,
+		TTLs: llm.TTLs{Prompt: time.Hour, Evaluation: time.Hour, System: time.Hour}, Grace: time.Second}))
+}
+
 // noLog holds no answers.
 type noLog struct{}
 
-func (noLog) Append(context.Context, string, ...[]byte) error { return errors.ErrUnsupported }
-func (noLog) Read(context.Context, string, int) ([][]byte, error)  { return nil, nil }
-func (noLog) Follow(string) (llm.Follower, error)             { return nil, errors.ErrUnsupported }
+func (noLog) Append(context.Context, string, ...[]byte) error     { return errors.ErrUnsupported }
+func (noLog) Read(context.Context, string, int) ([][]byte, error) { return nil, nil }
+func (noLog) Follow(string) (llm.Follower, error)                 { return nil, errors.ErrUnsupported }

@@ -66,7 +66,7 @@ type nodeCollector struct {
 // them. Monitor must be the same that Routes has.
 func Metrics(cfg Config) http.Handler {
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(nodeCollector{cfg.Node}, systemCollector{cfg.Monitor, cfg.Pools, cfg.Memory, cfg.Gate},
+	registry.MustRegister(nodeCollector{cfg.Node}, systemCollector{cfg.Monitor, cfg.Pools, cfg.Memory, cfg.Gate}, cacheCollector{cfg.Cache, cfg.LLM},
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return promhttp.HandlerFor(registry, promhttp.HandlerOpts{})
 }

@@ -3,11 +3,14 @@ package handlers_test
 import (
 	"bufio"
 	"encoding/json"
+	"io"
 	"net/http"
 	"strings"
 	"testing"
 	"time"
 
+	"forgewire/cache"
+	"forgewire/handlers"
 	"forgewire/infra/monitor"
 )
 
@@ -135,5 +138,40 @@ func TestV1Stats(t *testing.T) {
 	}
 	if strings.Contains(metrics, "secret-name") {
 		t.Error("a channel's name is in the metrics")
+	}
+}
+
+// What the cache and the models did is in the metrics; a cache that is away is told, and the replica stays ready.
+func TestCacheInMetricsAndHealth(t *testing.T) {
+	t.Parallel()
+	m := newMatrix(t, func(cfg *handlers.Config) {
+		cfg.Cache = must(cache.New(cache.Config{URL: "redis://127.0.0.1:1", LocalBytes: 1 << 20, Log: cfg.Logger})) // nobody is there
+	})
+	get := func(path string) string {
+		t.Helper()
+		req := must(http.NewRequestWithContext(t.Context(), http.MethodGet, m.server.URL+path, nil))
+		req.Header.Set("X-API-Key", apiKey)
+		resp := must(m.server.Client().Do(req)) //nolint:bodyclose // it is closed below
+		defer resp.Body.Close()
+		body := string(must(io.ReadAll(resp.Body)))
+		if resp.StatusCode != http.StatusOK {
+			t.Fatalf("%s: %d %s", path, resp.StatusCode, body)
+		}
+		return body
+	}
+	if body := get("/readyz"); body != `{"status":"degraded","cache":"unavailable"}` {
+		t.Error(body)
+	}
+	req := must(http.NewRequestWithContext(t.Context(), http.MethodPost, m.server.URL+"/v1/embeddings", strings.NewReader(`{"model":"m","input":"x"}`)))
+	req.Header.Set("Authorization", "Bearer "+apiKey)
+	resp := must(m.server.Client().Do(req)) //nolint:bodyclose // it is closed below
+	resp.Body.Close()
+	eventually(t, "the request is counted", func() bool { return strings.Contains(get("/metrics"), "forgewire_llm_failed_total 1") })
+	metrics := get("/metrics")
+	for _, line := range []string{"forgewire_cache_available 0", `forgewire_cache_lookups_total{result="miss"}`, `forgewire_llm_requests_total{cache="hit"} 0`,
+		"forgewire_llm_paid_total 0", "forgewire_llm_upstreams_away 0"} {
+		if !strings.Contains(metrics, line) {
+			t.Errorf("the metrics lack %s", line)
+		}
 	}
 }

@@ -80,3 +80,15 @@ func (bs *breakers) failed(r route, now time.Time) {
 		b.until = now.Add(b.pause)
 	}
 }
+
+// away counts those that are not let through now.
+func (bs *breakers) away(now time.Time) (n int) {
+	bs.mu.Lock()
+	defer bs.mu.Unlock()
+	for _, b := range bs.failing {
+		if now.Before(b.until) {
+			n++
+		}
+	}
+	return n
+}

@@ -134,3 +134,6 @@ func (s *Service) statsOf(of func(tenant string) bool) (total Stats, rows []Stat
 	slices.SortFunc(rows, func(a, b Stats) int { return cmp.Or(cmp.Compare(a.Model, b.Model), cmp.Compare(a.Class, b.Class)) })
 	return total, rows
 }
+
+// Away is how many models of upstreams this replica leaves alone at the moment, as they fail.
+func (s *Service) Away() int { return s.client.breakers.away(time.Now()) }

@@ -48,6 +48,8 @@ func (c *call) change(f func(pgx.Tx) (reply, error)) error {
 	var answer db.Answer
 	var forget string
 	err = db.InTenant(c.ctx, c.s.pool, c.tenant, func(tx pgx.Tx) error {
+		c.s.heard.unchanged(forget) // of a try that lost to another transaction
+		forget = ""
 		if key != "" {
 			fingerprint := c.fingerprint()
 			earlier, err := db.ClaimAnswer(c.ctx, tx, key, fingerprint)
@@ -67,7 +69,6 @@ func (c *call) change(f func(pgx.Tx) (reply, error)) error {
 		if err != nil {
 			return err
 		}
-		forget = made.forget
 		if answer, err = made.answer(); err != nil {
 			return err
 		}
@@ -76,17 +77,20 @@ func (c *call) change(f func(pgx.Tx) (reply, error)) error {
 				return err
 			}
 		}
-		if made.queue == nil {
-			return nil
+		if made.queue != nil {
+			if err = c.enqueue(tx, made.queue); err != nil {
+				return err
+			}
 		}
-		return c.enqueue(tx, made.queue)
+		forget = made.forget
+		c.s.heard.changes(forget)
+		return nil
 	})
 	if err != nil {
+		c.s.heard.unchanged(forget)
 		return err
 	}
-	if forget != "" { // before the answer, so that nobody who has it finds the old one
-		c.s.heard.changed(c.ctx, forget)
-	}
+	c.s.heard.changed(c.ctx, forget) // before the answer, so that nobody who has it finds the old one
 	c.answer(answer)
 	return nil
 }

@@ -29,7 +29,7 @@ type invalidator struct {
 
 	mu      sync.Mutex
 	tags    map[string]bool
-	mine    map[string]int // what was forgotten everywhere, and is still to be heard so often
+	mine    map[string]int // what is forgotten everywhere by who changes it here, and is to be heard so often
 	all     bool
 	started bool
 }
@@ -61,9 +61,15 @@ func (i *invalidator) hear(tag string) {
 	case n == 1:
 		delete(i.mine, tag)
 		return
-	case len(i.tags) < maxHeard:
+	}
+	i.forget(tag)
+}
+
+// forget has run forget a tag. Whoever calls it holds the mutex.
+func (i *invalidator) forget(tag string) {
+	if len(i.tags) < maxHeard {
 		i.tags[tag] = true
-	default:
+	} else {
 		i.all = true
 	}
 	i.wake()
@@ -114,10 +120,10 @@ func (i *invalidator) run(ctx context.Context) error {
 	}
 }
 
-// changed forgets, on every replica, what has a tag that was changed here.
-func (i *invalidator) changed(ctx context.Context, tag string) {
-	if err := i.cache.Purge(ctx, tag); err != nil {
-		i.later(ctx, err)
+// changes is called before a change is committed, since what is published with it may be heard before the commit returns.
+// Either changed or unchanged follows.
+func (i *invalidator) changes(tag string) {
+	if tag == "" {
 		return
 	}
 	i.mu.Lock()
@@ -126,6 +132,31 @@ func (i *invalidator) changed(ctx context.Context, tag string) {
 		clear(i.mine)
 	}
 	i.mine[tag]++
+}
+
+// unchanged takes changes back. Another's change may have been heard in place of the one that did not come, so the tag is
+// forgotten here.
+func (i *invalidator) unchanged(tag string) {
+	if tag == "" {
+		return
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.mine[tag]--; i.mine[tag] <= 0 {
+		delete(i.mine, tag)
+	}
+	i.forget(tag)
+}
+
+// changed forgets, on every replica, what has a tag that was changed here.
+func (i *invalidator) changed(ctx context.Context, tag string) {
+	if tag == "" {
+		return
+	}
+	if err := i.cache.Purge(ctx, tag); err != nil {
+		i.later(ctx, err)
+		i.unchanged(tag)
+	}
 }
 
 // later says that Valkey is away: the cache has forgotten its own copies, and does the rest when Valkey is back.

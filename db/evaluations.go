@@ -69,13 +69,16 @@ type Compared struct {
 const evaluationColumns = `e.id, e.prompt_id, e.prompt_version, e.dataset_id, e.model, e.parameters, e.scoring, e.key_id, e.status, e.error,
 	e.cases, e.done, e.passed, e.errors, e.score, e.created_at, e.started_at, e.finished_at, e.waits_since, e.tries FROM forgewire.evaluations e WHERE e.tenant = $1`
 
-// CreateEvaluation stores an evaluation that is queued.
+// CreateEvaluation stores an evaluation that is queued. ErrNotFound: what it refers to has gone.
 func CreateEvaluation(ctx context.Context, tx pgx.Tx, tenant string, e Evaluation) (Evaluation, error) {
 	_, err := tx.Exec(ctx, `INSERT INTO forgewire.evaluations (tenant, id, prompt_id, prompt_version, dataset_id, model, parameters, scoring, key_id, cases)
 		VALUES ($1, $2, $3, $4, $5, $6, $7::text::jsonb, $8::text::jsonb, $9, $10)`,
 		tenant, e.ID, e.PromptID, e.Version, e.DatasetID, e.Model, string(e.Parameters), string(e.Scoring), e.KeyID, e.Cases)
 	if err != nil {
-		return Evaluation{}, orConflict("create an evaluation", err)
+		if err = orConflict("create an evaluation", err); errors.Is(err, ErrInUse) {
+			err = ErrNotFound
+		}
+		return Evaluation{}, err
 	}
 	return readEvaluation(ctx, tx, tenant, e.ID, "")
 }

@@ -299,9 +299,9 @@ func (c *cluster) settleAs(l *ledger, wentBack bool, subs ...*subscriber) {
 			s.waitFor(channel, last[channel], 45*time.Second)
 		}
 	}
-	// The model's streams are channels too, and so is what is told of prompts and evaluations, some of it more than once.
+	// The model's streams are channels too, and so is what is told of prompts, data sets and evaluations, some of it more than once.
 	log := slices.DeleteFunc(readLog(c.t, c.url), func(r row) bool {
-		return strings.HasPrefix(r.channel, "llm:") || strings.HasPrefix(r.channel, "llm-by:") || strings.HasPrefix(r.channel, "$prompts:") || strings.HasPrefix(r.channel, "$evaluations:")
+		return strings.HasPrefix(r.channel, "llm:") || strings.HasPrefix(r.channel, "llm-by:") || strings.HasPrefix(r.channel, "$prompts:") || strings.HasPrefix(r.channel, "$datasets:") || strings.HasPrefix(r.channel, "$evaluations:")
 	})
 	e := evidence{log: log, wentBack: wentBack}
 	l.mu.Lock()

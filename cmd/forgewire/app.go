@@ -116,7 +116,7 @@ func realtimeConfig(cfg appConfig) (realtime.Config, error) {
 	namespaces, err := realtime.ParseNamespaces(cfg.Namespaces)
 	wrong("FORGEWIRE_NAMESPACES", err, `{"namespaces":[{"name":"chat","allow_publish_for_subscriber":true}]}`)
 	if err == nil {
-		for _, ours := range []string{llm.Namespace, resources.PromptNamespace, resources.EvaluationNamespace} {
+		for _, ours := range []string{llm.Namespace, resources.PromptNamespace, resources.DatasetNamespace, resources.EvaluationNamespace} {
 			wrong("FORGEWIRE_NAMESPACES", namespaces.Reserve(ours), `{"namespaces":[{"name":"chat"}]}`)
 		}
 		wrong("FORGEWIRE_NAMESPACES", namespaces.Seclude(llm.AliasNamespace), `{"namespaces":[{"name":"chat"}]}`)

@@ -28,10 +28,11 @@ func (g *Gate) ExportRuns(w http.ResponseWriter, r *http.Request) {
 		g.refuse(w, r, why)
 		return
 	}
-	f.Tenant, f.Limit = caller.Tenant, stream.ChunkRows
+	f.Tenant = caller.Tenant
 	out := stream.New(w, stream.Type(r), runColumns, g.chunk)
-	err := out.Copy(func() (more bool, err error) {
+	err := out.Copy(func(limit int) (more bool, err error) {
 		rows := 0
+		f.Limit = limit
 		err = db.EachRun(r.Context(), g.pool, f, func(run *db.Run) error {
 			line := ExportedRun{Run: newRun(*run), Cursor: encodeCursor(*run)}
 			var texts []string
@@ -43,7 +44,7 @@ func (g *Gate) ExportRuns(w http.ResponseWriter, r *http.Request) {
 			_, err := out.Row(&line, texts)
 			return err
 		})
-		return rows == stream.ChunkRows, err
+		return rows == limit, err
 	})
 	if err != nil {
 		g.failed(w, r, err)

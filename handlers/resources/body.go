@@ -8,7 +8,10 @@ import (
 	"io"
 	"mime"
 	"net/http"
+	"strconv"
 	"strings"
+	"unicode"
+	"unicode/utf16"
 	"unicode/utf8"
 
 	"forgewire/handlers/problem"
@@ -66,7 +69,7 @@ func unmarshal(raw []byte, v any) error {
 }
 
 // checkJSON refuses what encoding/json would take: names that occur twice, deep nesting, anything behind the
-// value, and NUL, which Postgres has no place for. The names of the outermost object are those of our fields,
+// value, and what Postgres has no place for: see checkToken and halfPair. The names of the outermost object are those of our fields,
 // which encoding/json finds in upper case, too.
 func checkJSON(raw []byte) error {
 	d := json.NewDecoder(bytes.NewReader(raw))
@@ -84,8 +87,8 @@ func checkJSON(raw []byte) error {
 		if err != nil {
 			return problem.Bad("invalid_json", "", "the body is not valid JSON")
 		}
-		if s, ok := t.(string); ok && strings.Contains(s, "\x00") {
-			return problem.Bad("invalid_text", "", "no text may contain NUL")
+		if err := checkToken(t); err != nil {
+			return err
 		}
 		if n := len(open); n > 0 && open[n-1].names != nil && open[n-1].name {
 			if name, ok := t.(string); ok {
@@ -119,5 +122,52 @@ func checkJSON(raw []byte) error {
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
 		return problem.Bad("invalid_json", "", "something follows the JSON value")
 	}
+	if halfPair(raw) {
+		return problem.Bad("invalid_text", "", "half of a surrogate pair is no text")
+	}
 	return nil
+}
+
+func checkToken(t json.Token) error {
+	switch t := t.(type) {
+	case string:
+		if strings.Contains(t, "\x00") {
+			return problem.Bad("invalid_text", "", "no text may contain NUL")
+		}
+	case json.Number:
+		if !bearable(t) {
+			return problem.Bad("invalid_number", "", fmt.Sprintf("a number has at most %d digits, and no larger exponent", maxNumber))
+		}
+	}
+	return nil
+}
+
+// halfPair says whether JSON that is valid has an escape of half a surrogate pair, which encoding/json replaces and jsonb
+// refuses.
+func halfPair(raw []byte) bool {
+	const escape = len(`\uffff`)
+	unit := func(b []byte) rune { // 0 where there is none
+		if len(b) < escape || b[0] != '\\' || b[1] != 'u' {
+			return 0
+		}
+		n, _ := strconv.ParseUint(string(b[2:escape]), 16, 16)
+		return rune(n)
+	}
+	for at := 0; ; {
+		next := bytes.IndexByte(raw[at:], '\\') // only texts have it
+		if next < 0 {
+			return false
+		}
+		at += next
+		switch first := unit(raw[at:]); {
+		case first == 0:
+			at += len(`\n`)
+		case !utf16.IsSurrogate(first):
+			at += escape
+		case utf16.DecodeRune(first, unit(raw[at+escape:])) == unicode.ReplacementChar:
+			return true
+		default:
+			at += 2 * escape
+		}
+	}
 }

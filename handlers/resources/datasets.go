@@ -1,18 +1,22 @@
 package resources
 
 import (
+	"encoding/json"
+	"fmt"
 	"net/http"
 	"reflect"
 	"slices"
 	"strconv"
 	"time"
 
-	"github.com/go-chi/chi/v5"
 	"github.com/jackc/pgx/v5"
 
 	"forgewire/db"
 	"forgewire/handlers/stream"
 )
+
+// DatasetNamespace is that of the channels on which changes of data sets are published: "$datasets:" and the tenant.
+const DatasetNamespace = "datasets"
 
 const datasetPrefix = "ds_"
 
@@ -79,7 +83,10 @@ func createDataset(c *call) error {
 	}
 	return c.change(func(tx pgx.Tx) (reply, error) {
 		d, err := db.CreateDataset(c.ctx, tx, c.tenant, newID(datasetPrefix), body.Name)
-		return reply{status: http.StatusCreated, body: showDataset(d), location: "/v1/datasets/" + d.ID}, err
+		if err != nil {
+			return reply{}, err
+		}
+		return reply{status: http.StatusCreated, body: showDataset(d), location: "/v1/datasets/" + d.ID}, c.tellDataset(tx, "created", d)
 	})
 }
 
@@ -91,9 +98,9 @@ func listDatasets(c *call) error {
 
 // dataset reads the one that the path names.
 func (c *call) dataset() (db.Dataset, error) {
-	id := chi.URLParam(c.r, "id")
-	if !isID(datasetPrefix, id) {
-		return db.Dataset{}, notFound
+	id, err := c.id(datasetPrefix)
+	if err != nil {
+		return db.Dataset{}, err
 	}
 	return db.ReadDataset(c.ctx, c.s.pool, c.tenant, id)
 }
@@ -107,9 +114,32 @@ func getDataset(c *call) error {
 }
 
 func deleteDataset(c *call) error {
+	id, err := c.id(datasetPrefix)
+	if err != nil {
+		return err
+	}
 	return c.change(func(tx pgx.Tx) (reply, error) {
-		return reply{status: http.StatusNoContent}, db.DeleteDataset(c.ctx, tx, c.tenant, chi.URLParam(c.r, "id"))
+		if err := db.DeleteDataset(c.ctx, tx, c.tenant, id); err != nil {
+			return reply{}, err
+		}
+		return reply{status: http.StatusNoContent}, c.tellDataset(tx, "deleted", db.Dataset{ID: id})
 	})
+}
+
+// datasetChange is what is published when a data set changes: what to read again.
+type datasetChange struct {
+	Event string `json:"event"` // created, updated, deleted
+	ID    string `json:"id"`
+	Cases int64  `json:"cases"`
+}
+
+// tellDataset tells of a change, in its transaction.
+func (c *call) tellDataset(tx pgx.Tx, event string, d db.Dataset) error {
+	b, err := json.Marshal(datasetChange{Event: event, ID: d.ID, Cases: d.Cases})
+	if err != nil {
+		return fmt.Errorf("encode a change: %w", err)
+	}
+	return db.Tell(c.ctx, tx, "$"+DatasetNamespace+":"+c.tenant, b)
 }
 
 func exportCases(c *call) error {
@@ -122,9 +152,9 @@ func exportCases(c *call) error {
 		return err
 	}
 	out := stream.New(c.w, stream.Type(c.r), append(slices.Clone(d.Variables), "expected"), c.s.cfg.Chunk)
-	return out.Copy(func() (more bool, err error) {
+	return out.Copy(func(limit int) (more bool, err error) {
 		rows := 0
-		err = db.EachCase(c.ctx, c.s.pool, c.tenant, d.ID, after, stream.ChunkRows, func(one db.Case) bool {
+		err = db.EachCase(c.ctx, c.s.pool, c.tenant, d.ID, after, limit, func(one db.Case) bool {
 			var texts []string
 			if out.IsCSV() {
 				texts = csvOf(d.Variables, one)
@@ -135,7 +165,7 @@ func exportCases(c *call) error {
 			rows++
 			return room && err == nil
 		})
-		return more || rows == stream.ChunkRows, err
+		return more || rows == limit, err
 	})
 }
 

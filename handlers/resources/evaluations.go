@@ -152,10 +152,10 @@ func createEvaluation(c *call) error {
 		}
 		e, err := db.CreateEvaluation(c.ctx, tx, c.tenant, db.Evaluation{ID: newID(evaluationPrefix), PromptID: p.ID, Version: p.Version, DatasetID: d.ID,
 			Model: body.Model, Parameters: body.Parameters, Scoring: scoring, KeyID: c.caller.KeyID, Cases: d.Cases})
-		if err != nil {
-			return reply{}, err
+		if err != nil { // the prompt was not locked: it may have gone since
+			return reply{}, missing(err, "prompt_id", "there is no such prompt, version or label")
 		}
-		if err = tellProgress(c.ctx, tx, c.tenant, e); err != nil {
+		if err = tellEvaluation(c.ctx, tx, c.tenant, "created", e); err != nil {
 			return reply{}, err
 		}
 		return reply{status: http.StatusCreated, body: showEvaluation(e), location: "/v1/evaluations/" + e.ID, queue: &job{Tenant: c.tenant, Evaluation: e.ID}}, nil
@@ -250,8 +250,12 @@ func getEvaluation(c *call) error {
 }
 
 func cancelEvaluation(c *call) error {
+	id, err := c.id(evaluationPrefix)
+	if err != nil {
+		return err
+	}
 	return c.change(func(tx pgx.Tx) (reply, error) {
-		e, err := db.LockEvaluation(c.ctx, tx, c.tenant, chi.URLParam(c.r, "id"))
+		e, err := db.LockEvaluation(c.ctx, tx, c.tenant, id)
 		if err != nil {
 			return reply{}, err
 		}
@@ -266,8 +270,19 @@ func cancelEvaluation(c *call) error {
 }
 
 func deleteEvaluation(c *call) error {
+	id, err := c.id(evaluationPrefix)
+	if err != nil {
+		return err
+	}
 	return c.change(func(tx pgx.Tx) (reply, error) {
-		return reply{status: http.StatusNoContent}, db.DeleteEvaluation(c.ctx, tx, c.tenant, chi.URLParam(c.r, "id"))
+		e, err := db.LockEvaluation(c.ctx, tx, c.tenant, id)
+		if err != nil {
+			return reply{}, err
+		}
+		if err = db.DeleteEvaluation(c.ctx, tx, c.tenant, id); err != nil {
+			return reply{}, err
+		}
+		return reply{status: http.StatusNoContent}, tellEvaluation(c.ctx, tx, c.tenant, "deleted", e)
 	})
 }
 
@@ -285,9 +300,9 @@ func exportResults(c *call) error {
 		return err
 	}
 	out := stream.New(c.w, stream.Type(c.r), []string{"case", "score", "passed", "output", "error", "cache", "duration_ms"}, c.s.cfg.Chunk)
-	return out.Copy(func() (more bool, err error) {
+	return out.Copy(func(limit int) (more bool, err error) {
 		rows := 0
-		err = db.EachResult(c.ctx, c.s.pool, c.tenant, e.ID, after, stream.ChunkRows, func(r db.Result) bool {
+		err = db.EachResult(c.ctx, c.s.pool, c.tenant, e.ID, after, limit, func(r db.Result) bool {
 			var texts []string
 			if out.IsCSV() {
 				texts = []string{strconv.FormatInt(r.N, 10), decimal(r.Score), strconv.FormatBool(r.Passed), r.Output, r.Error, r.Cache, decimal(r.DurationMS)}
@@ -298,7 +313,7 @@ func exportResults(c *call) error {
 			rows++
 			return room && err == nil
 		})
-		return more || rows == stream.ChunkRows, err
+		return more || rows == limit, err
 	})
 }
 

@@ -149,7 +149,7 @@ func (e *evaluator) fail(ctx context.Context, tenant string, ev db.Evaluation, c
 
 // progress is what is published of an evaluation.
 type progress struct {
-	Event  string `json:"event"`
+	Event  string `json:"event"` // created, progress, deleted
 	ID     string `json:"id"`
 	Status string `json:"status"`
 	Error  string `json:"error,omitempty"`
@@ -160,7 +160,11 @@ type progress struct {
 }
 
 func tellProgress(ctx context.Context, tx pgx.Tx, tenant string, e db.Evaluation) error {
-	b, err := json.Marshal(progress{Event: "progress", ID: e.ID, Status: e.Status, Error: e.Error, Cases: e.Cases, Done: e.Done, Passed: e.Passed, Errors: e.Errors})
+	return tellEvaluation(ctx, tx, tenant, "progress", e)
+}
+
+func tellEvaluation(ctx context.Context, tx pgx.Tx, tenant, event string, e db.Evaluation) error {
+	b, err := json.Marshal(progress{Event: event, ID: e.ID, Status: e.Status, Error: e.Error, Cases: e.Cases, Done: e.Done, Passed: e.Passed, Errors: e.Errors})
 	if err != nil {
 		return fmt.Errorf("encode the progress: %w", err)
 	}

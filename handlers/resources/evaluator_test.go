@@ -3,6 +3,7 @@ package resources
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -218,5 +219,19 @@ func TestAnEvaluationsCallerIsItsKey(t *testing.T) {
 		if err != nil || code != "" || c.LogBodies != logs || !c.Shared || c.KeyID != id || !slices.Equal(c.Models, key.Models) {
 			t.Errorf("%+v, %s, %v", c, code, err)
 		}
+	}
+}
+
+// What an evaluation refers to may go before it is stored.
+func TestAnEvaluationOfWhatHasGone(t *testing.T) {
+	t.Parallel()
+	s := newStepper(t, "a")
+	err := db.InTenant(t.Context(), s.pool, "acme", func(tx pgx.Tx) error {
+		_, err := db.CreateEvaluation(t.Context(), tx, "acme", db.Evaluation{ID: "ev_2", PromptID: "pr_2", Version: 1, DatasetID: "ds_1", Model: "m",
+			Parameters: json.RawMessage("{}"), Scoring: json.RawMessage("{}")})
+		return err
+	})
+	if !errors.Is(err, db.ErrNotFound) {
+		t.Error(err)
 	}
 }

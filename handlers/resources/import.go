@@ -57,11 +57,11 @@ func importCases(c *call) error {
 	}
 	record, eof := int64(0), false
 	for !eof {
-		rc := http.NewResponseController(c.w)
-		_ = rc.SetReadDeadline(time.Now().Add(readWithin)) // where it cannot be set, the server's own holds
-		_ = rc.SetWriteDeadline(time.Now().Add(2 * readWithin))
 		var chunk []db.Case
-		for size := 0; len(chunk) < stream.ChunkRows && size < chunkBytes; {
+		for size, read := 0, 0; len(chunk) < stream.ChunkRows && size < chunkBytes; read++ {
+			if read%stream.ChunkRows == 0 { // also of those that are skipped
+				c.moreTime()
+			}
 			one, n, err := next()
 			if errors.Is(err, io.EOF) {
 				eof = true
@@ -83,6 +83,13 @@ func importCases(c *call) error {
 		}
 	}
 	return c.show(showDataset(d))
+}
+
+// moreTime lets a body take as long as it likes, if it is not too slow.
+func (c *call) moreTime() {
+	rc := http.NewResponseController(c.w)
+	_ = rc.SetReadDeadline(time.Now().Add(readWithin)) // where it cannot be set, the server's own holds
+	_ = rc.SetWriteDeadline(time.Now().Add(2 * readWithin))
 }
 
 // sameVariables takes the variables of the first case for those of all.
@@ -136,7 +143,11 @@ func (c *call) store(d *db.Dataset, at int64, chunk []db.Case) (now int64, err e
 		if found.Cases+int64(len(chunk)) > maxCases {
 			return problem.New(http.StatusConflict, "too_many_cases", fmt.Sprintf("a data set has at most %d cases", maxCases))
 		}
-		return db.AddCases(c.ctx, tx, c.tenant, found, d.Variables, chunk)
+		if err = db.AddCases(c.ctx, tx, c.tenant, found, d.Variables, chunk); err != nil {
+			return err
+		}
+		found.Cases += int64(len(chunk))
+		return c.tellDataset(tx, "updated", found)
 	})
 	if err != nil {
 		return at, err
@@ -241,7 +252,9 @@ func fromCSV(body io.Reader) (func() (db.Case, int, error), error) {
 				return db.Case{}, 0, errors.New("it is not UTF-8, or has a NUL")
 			}
 			if size += len(text); columns[i] == expectedCol {
-				one.Expected = &text
+				if text != "" { // as an export writes one that there is none of
+					one.Expected = &text
+				}
 				continue
 			}
 			one.Variables[columns[i]] = text

@@ -186,9 +186,12 @@ func (c *call) promptChoice(version, label string) (id string, choice db.PromptC
 	return id, choice, nil
 }
 
-func (c *call) promptID() (string, error) {
+func (c *call) promptID() (string, error) { return c.id(promptPrefix) }
+
+// id is the one that the path has. What is no id is not there, and the database is not asked for it.
+func (c *call) id(prefix string) (string, error) {
 	id := chi.URLParam(c.r, "id")
-	if !isID(promptPrefix, id) {
+	if !isID(prefix, id) {
 		return "", notFound
 	}
 	return id, nil

@@ -107,8 +107,16 @@ func (c *checker) spend(steps int) {
 	}
 }
 
-// weigh counts the values in a value. Numbers are compared as fractions: one with an exponent of a million is a million
-// digits, and with a larger one nil, which the library does not expect.
+// bearable says whether a number is of a size that others can work with. To compare them as fractions, those with an
+// exponent of a million have a million digits, and of a larger one the library makes a nil, which it does not expect; jsonb
+// has a bound, too.
+func bearable(n json.Number) bool {
+	_, exponent, scientific := strings.Cut(strings.ToLower(n.String()), "e")
+	e, err := strconv.Atoi(exponent)
+	return len(n) <= maxNumber && (!scientific || err == nil && max(e, -e) <= maxNumber)
+}
+
+// weigh counts the values in a value, and finds those that nobody can work with.
 func weigh(v any, depth int) (values int, err error) {
 	if depth > maxDepth {
 		return 0, errAnswerTooDeep
@@ -123,9 +131,7 @@ func weigh(v any, depth int) (values int, err error) {
 	}
 	switch v := v.(type) {
 	case json.Number:
-		_, exponent, scientific := strings.Cut(strings.ToLower(v.String()), "e")
-		n, bad := strconv.Atoi(exponent)
-		if len(v) > maxNumber || scientific && (bad != nil || max(n, -n) > maxNumber) {
+		if !bearable(v) {
 			return 0, errNumberTooLarge
 		}
 	case []any:

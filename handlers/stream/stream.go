@@ -20,8 +20,10 @@ const (
 )
 
 const (
-	// ChunkRows is how many rows are read at once.
+	// ChunkRows is how many rows are read at once, at most.
 	ChunkRows = 1000
+	// firstRows are read first, while nobody knows how large they are.
+	firstRows = 32
 	// chunkBytes ends a chunk of large rows early.
 	chunkBytes = 1 << 20
 	// writeWithin is how long a client may take to accept a chunk. It then has to resume.
@@ -33,6 +35,7 @@ type Writer struct {
 	w      http.ResponseWriter
 	rc     *http.ResponseController
 	chunk  bytes.Buffer
+	rows   int // in the chunk
 	json   *json.Encoder
 	csv    *csv.Writer // nil for NDJSON
 	header []string
@@ -70,6 +73,7 @@ func (s *Writer) IsCSV() bool { return s.csv != nil }
 
 // Row adds a row: v as JSON, or the texts. It says whether the chunk has room for another one.
 func (s *Writer) Row(v any, texts []string) (room bool, err error) {
+	s.rows++
 	if s.csv != nil {
 		if s.header != nil {
 			if err = s.csv.Write(s.header); err != nil {
@@ -111,12 +115,18 @@ func (s *Writer) Flush() error {
 	return nil
 }
 
-// Copy sends chunks until there are no more rows. Next adds the rows that follow those that it has added before, up
-// to ChunkRows, and says whether there may be more. An error is returned while it can be answered; later the response is cut.
-func (s *Writer) Copy(next func() (more bool, err error)) error {
+// Copy sends chunks until there are no more rows. Next reads as many rows as it is told, adds those that follow the ones that
+// it has added before, and says whether there may be more. A database sends all rows that it was asked for, also those that
+// have no room, so what is asked for is what had room before, up to ChunkRows. An error is returned while it can be answered;
+// later the response is cut.
+func (s *Writer) Copy(next func(rows int) (more bool, err error)) error {
+	ask := firstRows
 	for more := true; more; {
 		var err error
-		if more, err = next(); err == nil {
+		s.rows = 0
+		if more, err = next(ask); err == nil {
+			room := s.rows * chunkBytes / max(s.chunk.Len(), 1)
+			ask = max(1, min(room, 2*ask, ChunkRows)) // small rows say little of the next ones
 			err = s.Flush()
 		}
 		if err != nil && s.begun {

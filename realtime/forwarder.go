@@ -26,6 +26,7 @@ const (
 type forwarder struct {
 	from, to *strand
 	rung     chan struct{} // capacity 1
+	leave    chan struct{} // capacity 1: the connection is to be given up
 	busy     atomic.Bool
 	sent     atomic.Uint64
 
@@ -33,7 +34,7 @@ type forwarder struct {
 }
 
 func newForwarder(from, to *strand) *forwarder {
-	return &forwarder{from: from, to: to, rung: make(chan struct{}, 1)}
+	return &forwarder{from: from, to: to, rung: make(chan struct{}, 1), leave: make(chan struct{}, 1)}
 }
 
 // ring makes it look for work. It never blocks.
@@ -44,12 +45,23 @@ func (f *forwarder) ring() {
 	}
 }
 
+// letGo makes it give up its connection as soon as it has nothing to do. It never blocks.
+func (f *forwarder) letGo() {
+	select {
+	case f.leave <- struct{}{}:
+	default:
+	}
+}
+
 func (f *forwarder) run(ctx context.Context) error {
 	defer f.disconnect()
 	for {
 		f.busy.Store(false)
 		select {
 		case <-f.rung:
+		case <-f.leave:
+			f.disconnect()
+			continue
 		case <-ctx.Done():
 			return nil
 		}

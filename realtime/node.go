@@ -315,6 +315,9 @@ func (n *Node) maintain(ctx context.Context, s *strand) error {
 // letGo gives up what is connected to the database besides the listener.
 func (n *Node) letGo() {
 	n.drainer.letGo()
+	for _, f := range n.forwarders {
+		f.letGo()
+	}
 	for _, s := range n.strands[1:] {
 		s.pause()
 	}

@@ -92,6 +92,21 @@ func TestRest(t *testing.T) {
 	rests()
 }
 
+// A replica of several logs lets go of what brought messages from one to another, too.
+func TestRestOfSeveralLogs(t *testing.T) {
+	t.Parallel()
+	urls := logs(t, 2)
+	conn := must(pgx.Connect(t.Context(), urls[0]))
+	t.Cleanup(func() { _ = conn.Close(context.Background()) })
+	r := newTestReplica(t, urls[0], func(c *Config) { c.IdleRelease, c.Logs = 100*time.Millisecond, furtherLogs(t, urls[1:]) })
+	done := r.node.Use(t.Context())
+	channel := channelIn(1, 2)
+	must(conn.Exec(t.Context(), "SELECT forgewire.publish($1, '1')", channel))
+	eventually(t, 20*time.Second, "it was forwarded", func() bool { return len(content(t, urls[1], channel)) == 1 })
+	done()
+	eventually(t, 20*time.Second, "the replica has let go", func() bool { return r.node.rest.resting() && connections(t, conn) == 0 })
+}
+
 // Strangers wake nobody: not by connections on which nothing is said or a wrong token is, not by requests of other
 // sites or of what is not there, and not by commands for connections that are made up.
 func TestStrangersWakeNobody(t *testing.T) {

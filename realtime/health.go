@@ -21,6 +21,31 @@ const (
 var errNoEcho = errors.New("a NOTIFY sent through DATABASE_URL did not arrive on LISTEN_DATABASE_URL within 2 s: " +
 	"usually LISTEN_DATABASE_URL leads through a pooler in transaction mode, or to another database; give it the direct URL")
 
+// errDeaf ends the listener's session. After a failover the old server may let go of nobody, and answer pings for ever.
+var errDeaf = errors.New("what this replica sends does not come back on LISTEN_DATABASE_URL, and nothing else arrives there: " +
+	"it leads to a server that is the primary no more, through a pooler in transaction mode, or to another database")
+
+// missedProbes in a row say that a listener that hears nothing else is deaf.
+const missedProbes = 3
+
+// silence is the time in which a listener's connection lives and brings nothing.
+type silence struct {
+	began time.Time
+	owed  uint64    // an offset that this replica has committed and that has not come back
+	owes  time.Time // since when it is known
+}
+
+func (s *silence) end(now time.Time) { s.began, s.owed = now, 0 }
+
+// deaf says whether the connection leads to a server that gets nothing of ours: neither what was committed nor the probes.
+// The listener is at an offset, and committed is the last that this replica's publisher has.
+func (s *silence) deaf(now time.Time, at, committed uint64, unheard bool) bool {
+	if s.owed <= at {
+		s.owed, s.owes = committed, now
+	}
+	return s.owed > at && now.Sub(s.owes) >= pingAfter || unheard && now.Sub(s.began) >= pingAfter
+}
+
 // health knows whether this replica can serve: whether a notification sent through the pool comes back
 // through the listener. It is safe for concurrent use.
 type health struct {
@@ -33,6 +58,7 @@ type health struct {
 	down   error     // why the listener is not connected; nil when it is
 	good   time.Time // of the last round trip
 	probes uint64
+	missed int // of those in a row
 	wait   map[string]chan struct{}
 }
 
@@ -43,13 +69,20 @@ func newHealth(pool *pgxpool.Pool) *health {
 func (h *health) connected() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.down, h.good = nil, time.Time{}
+	h.down, h.good, h.missed = nil, time.Time{}, 0
 }
 
 func (h *health) disconnected(why error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.down = why
+}
+
+// unheard says whether the last probes did not come back.
+func (h *health) unheard() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.missed >= missedProbes
 }
 
 // echo is called for each probe that arrives, also other replicas'.
@@ -102,9 +135,12 @@ func (h *health) probe(ctx context.Context) error {
 	case <-arrived:
 		h.mu.Lock()
 		defer h.mu.Unlock()
-		h.good = time.Now()
+		h.good, h.missed = time.Now(), 0
 		return nil
 	case <-ctx.Done():
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.missed++
 		return errNoEcho
 	}
 }

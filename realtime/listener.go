@@ -163,6 +163,7 @@ func (l *listener) session(ctx context.Context) (connected bool, err error) {
 	if err = l.relearn(setup, l.conn); err != nil {
 		return false, err
 	}
+	l.out.arrivals.committed.Store(0) // what was committed until now is read from the log
 	if err = l.follower.resume(setup); err != nil {
 		return false, err
 	}
@@ -186,6 +187,7 @@ func (l *listener) session(ctx context.Context) (connected bool, err error) {
 // follow handles notifications until the connection fails. The window's context is shared by all that
 // arrive in it, so a busy connection pays for no timer each.
 func (l *listener) follow(ctx context.Context) error {
+	quiet := silence{began: time.Now()}
 	for {
 		window, cancel := context.WithTimeout(ctx, l.window())
 		l.cut.Store(&cancel)
@@ -210,6 +212,9 @@ func (l *listener) follow(ctx context.Context) error {
 		if l.woken = l.rest.begin(); l.woken != nil {
 			return errIdle
 		}
+		if heard {
+			quiet.end(time.Now())
+		}
 		if heard && !doubted {
 			continue
 		}
@@ -220,6 +225,9 @@ func (l *listener) follow(ctx context.Context) error {
 			return fmt.Errorf("ping: %w", err)
 		}
 		l.heard.Store(time.Now().UnixNano())
+		if quiet.deaf(time.Now(), l.follower.at, l.out.arrivals.committed.Load(), l.health.unheard()) {
+			return errDeaf
+		}
 	}
 }
 

@@ -191,6 +191,8 @@ type arrivals struct {
 	began    atomic.Int64
 	lag      histogram
 
+	committed atomic.Uint64 // offset of the last flush
+
 	returns returns // of traced publishes
 }
 
@@ -221,6 +223,7 @@ func (a *arrivals) delivered(messages []Message) {
 // sent notes a flush that began then and whose last message has this offset. One that has come back already,
 // which is usual, is measured at once: what is missing is the time that our own commit's reply took.
 func (a *arrivals) sent(offset uint64, began time.Time) {
+	a.committed.Store(offset)
 	if a.at.Load() >= offset {
 		last := a.last.Load()
 		a.lag.observe(max(0, time.Unix(0, last).Sub(began).Seconds()))

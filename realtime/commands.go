@@ -197,7 +197,7 @@ func (c *client) history(ctx context.Context, req *protocol.HistoryRequest) (*pr
 	if req.Since != nil {
 		f.Since = &Position{Offset: req.Since.Offset, Epoch: strings.Clone(req.Since.Epoch)}
 	}
-	h, err := c.node.History(ctx, channel, f)
+	h, err := c.node.History(c.waiting(ctx), channel, f)
 	if err != nil {
 		return nil, err
 	}

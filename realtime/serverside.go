@@ -117,7 +117,7 @@ func (c *client) startLatest(ctx context.Context, sub *subscription, upto uint64
 	go func() {
 		defer c.node.clients.Done()
 		defer c.survive()
-		m, err := c.node.latest(context.WithValue(ctx, waiter{}, c), sub.channel, upto, k)
+		m, err := c.node.latest(c.waiting(ctx), sub.channel, upto, k)
 		if err != nil && !errors.Is(err, context.Canceled) {
 			c.node.logger.Warn("the value of a cache channel could not be read for a client", "client", c.id, "channel", sub.channel, "error", err)
 		}

@@ -127,7 +127,7 @@ const flagRejectUnrecovered = 1 << 1
 // a cache channel. The subscription began at `at`.
 func (c *client) catchUp(ctx context.Context, sub *subscription, since, at Position, recovers bool, o ChannelOptions, r *protocol.SubscribeResult) error {
 	r.WasRecovering = true
-	ctx = context.WithValue(ctx, waiter{}, c)
+	ctx = c.waiting(ctx)
 	var missed []*Message
 	var err error
 	switch {

@@ -38,6 +38,11 @@ func (l *Log) turn(ctx context.Context) (done func(), err error) {
 // waiter is the key of the client for whose command a context is.
 type waiter struct{}
 
+// waiting returns a context for what may wait for its turn.
+func (c *client) waiting(ctx context.Context) context.Context {
+	return context.WithValue(ctx, waiter{}, c)
+}
+
 // A wait is a command's, for its turn.
 type wait struct {
 	client *client

@@ -154,7 +154,7 @@ func (n *Node) ServeEmulation(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer n.LetGo() // nobody here is in need of the database
-	if err = n.forwarding.admit(r.Context(), req.Node, req.Session); err != nil {
+	if err = n.forwarding.admit(r.Context(), AddressOf(r), req.Node, req.Session); err != nil {
 		n.refuseForward(w, r, err)
 		return
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -17,6 +18,7 @@ import (
 const (
 	maxForwardSessions = 2000             // of other replicas, whose clients send commands here
 	newForwardSessions = 200              // a second
+	newAddressSessions = 50               // of them, from one address: a stranger who makes them up does not take all
 	forwardIdle        = 10 * time.Second // after which a session makes room for another
 	maxLeaseWaits      = 256              // requests that wait to hear whether a replica is there
 	leaseLookEvery     = 100 * time.Millisecond
@@ -35,6 +37,8 @@ var (
 type forwarding struct {
 	look func(context.Context) (map[string]time.Duration, error) // how long the leases of other replicas last
 	rate int                                                     // commands a second of one client; 0 for no limit
+
+	addresses gate // of new sessions
 
 	waits chan struct{} // has a place for each request that waits
 	turn  chan struct{} // held by the one that looks
@@ -58,11 +62,18 @@ func newForwarding(look func(context.Context) (map[string]time.Duration, error),
 	if err != nil {
 		return nil, fmt.Errorf("make the memory of sessions: %w", err)
 	}
-	return &forwarding{look: look, rate: rate, sessions: sessions, waits: make(chan struct{}, maxLeaseWaits), turn: make(chan struct{}, 1)}, nil
+	f := &forwarding{look: look, rate: rate, sessions: sessions, waits: make(chan struct{}, maxLeaseWaits), turn: make(chan struct{}, 1)}
+	if f.addresses.rates, err = newRates(); err != nil {
+		return nil, err
+	}
+	return f, nil
 }
 
-// admit returns nil if a command of a session may be passed on to its replica.
-func (f *forwarding) admit(ctx context.Context, replica, session string) error {
+// admit returns nil if a command of a session, which came from an address, may be passed on to its replica.
+func (f *forwarding) admit(ctx context.Context, from netip.Prefix, replica, session string) error {
+	if !f.sessions.Contains(replica+session) && !f.addresses.knock(from, newAddressSessions) {
+		return errSessionRate
+	}
 	there, err := f.there(ctx, replica)
 	if err != nil {
 		return err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -79,13 +80,59 @@ func newTestForwarding(t *testing.T, rate int, look func() error) (f *forwarding
 
 func nothing() error { return nil }
 
+var strangers atomic.Uint32
+
+// anybody is an address that was not seen before.
+func anybody() netip.Prefix {
+	n := strangers.Add(1)
+	return netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(n >> 16), byte(n >> 8), byte(n)}), 32)
+}
+
+// Who makes sessions up, from one address, takes neither the places nor the rate of all.
+func TestForwardedSessionsOfOneAddress(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f, looks := newTestForwarding(t, 0, nothing)
+		stranger, taken := anybody(), 0
+		for second := range 30 {
+			for i := range 2 * newForwardSessions {
+				if f.admit(t.Context(), stranger, "there", fmt.Sprint(second, "-", i)) == nil {
+					taken++
+				}
+			}
+			if err := f.admit(t.Context(), anybody(), "there", fmt.Sprint("somebody ", second)); err != nil {
+				t.Fatalf("somebody else, after %d seconds: %v", second, err)
+			}
+			<-time.After(time.Second)
+		}
+		if taken > 31*newAddressSessions+newAddressSessions {
+			t.Errorf("one address had %d sessions", taken)
+		}
+		if err := f.admit(t.Context(), anybody(), "there", "somebody 0"); err != nil {
+			t.Errorf("who was there: %v", err)
+		}
+		before := looks.Load()
+		for i := range 2 * newForwardSessions {
+			_ = f.admit(t.Context(), stranger, "there", fmt.Sprint("again ", i))
+		}
+		for range 1000 {
+			if err := f.admit(t.Context(), stranger, "made up", "x"); !errors.Is(err, errSessionRate) {
+				t.Fatal(err)
+			}
+		}
+		if looks.Load() != before {
+			t.Error("the database was asked for somebody who is over his rate")
+		}
+	})
+}
+
 // One look serves many: those that wait together, and all that come while a lease lasts.
 func TestLeasesAreLookedUpSeldom(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		f, looks := newTestForwarding(t, 0, nothing)
 		for i := range 20 {
-			if err := f.admit(t.Context(), "there", fmt.Sprint(i)); err != nil {
+			if err := f.admit(t.Context(), anybody(), "there", fmt.Sprint(i)); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -94,13 +141,13 @@ func TestLeasesAreLookedUpSeldom(t *testing.T) {
 		}
 		ended := make(chan error, maxLeaseWaits)
 		for i := range maxLeaseWaits {
-			go func() { ended <- f.admit(t.Context(), "made up", fmt.Sprint(i)) }()
+			go func() { ended <- f.admit(t.Context(), anybody(), "made up", fmt.Sprint(i)) }()
 		}
 		synctest.Wait()
-		if err := f.admit(t.Context(), "made up, too", ""); !errors.Is(err, errForwardFull) {
+		if err := f.admit(t.Context(), anybody(), "made up, too", ""); !errors.Is(err, errForwardFull) {
 			t.Errorf("one too many waits: %v", err)
 		}
-		if err := f.admit(t.Context(), "there", "x"); err != nil {
+		if err := f.admit(t.Context(), anybody(), "there", "x"); err != nil {
 			t.Errorf("what is known waits for nobody: %v", err)
 		}
 		begin := time.Now()
@@ -114,7 +161,7 @@ func TestLeasesAreLookedUpSeldom(t *testing.T) {
 		}
 		before := looks.Load()
 		<-time.After(leaseTime)
-		if err := f.admit(t.Context(), "there", "x"); err != nil || looks.Load() != before+1 {
+		if err := f.admit(t.Context(), anybody(), "there", "x"); err != nil || looks.Load() != before+1 {
 			t.Errorf("after a lease: %v, %d looks more", err, looks.Load()-before)
 		}
 	})
@@ -127,13 +174,13 @@ func TestLeasesWithoutDatabase(t *testing.T) {
 		away := errors.New("away")
 		var err error
 		f, looks := newTestForwarding(t, 0, func() error { return err })
-		if err := f.admit(t.Context(), "there", ""); err != nil {
+		if err := f.admit(t.Context(), anybody(), "there", ""); err != nil {
 			t.Fatal(err)
 		}
 		err = away
 		ended := make(chan error, 10)
 		for range 10 {
-			go func() { ended <- f.admit(t.Context(), "new", "") }()
+			go func() { ended <- f.admit(t.Context(), anybody(), "new", "") }()
 		}
 		for range 10 {
 			if err := <-ended; !errors.Is(err, away) {
@@ -143,7 +190,7 @@ func TestLeasesWithoutDatabase(t *testing.T) {
 		if n := looks.Load(); n != 2 {
 			t.Errorf("%d looks for ten that asked at once", n)
 		}
-		if err := f.admit(t.Context(), "there", ""); err != nil {
+		if err := f.admit(t.Context(), anybody(), "there", ""); err != nil {
 			t.Errorf("it was there: %v", err)
 		}
 	})

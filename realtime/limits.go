@@ -1,6 +1,7 @@
 package realtime
 
 import (
+	"fmt"
 	"net/http"
 	"net/netip"
 	"sync"
@@ -116,6 +117,14 @@ type gate struct {
 	counts tally[netip.Prefix]
 }
 
+func newRates() (*lru.Cache[netip.Prefix, *bucket], error) {
+	rates, err := lru.New[netip.Prefix, *bucket](rememberedAddresses)
+	if err != nil {
+		return nil, fmt.Errorf("make the memory of addresses: %w", err)
+	}
+	return rates, nil
+}
+
 // admit counts a request that would become a connection in, or answers it with 429. leave must be called once
 // when the connection ends.
 func (n *Node) admit(w http.ResponseWriter, r *http.Request) (leave func(), ok bool) {
@@ -141,7 +150,7 @@ func tooMany(w http.ResponseWriter) bool {
 	return false
 }
 
-// knock counts one more handshake of an address.
+// knock counts one more that an address wants.
 func (g *gate) knock(from netip.Prefix, rate int) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()

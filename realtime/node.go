@@ -5,14 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/netip"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
-	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"golang.org/x/sync/errgroup"
 
@@ -235,11 +233,8 @@ func (n *Node) guard() (err error) {
 	if n.forwarding, err = newForwarding(n.leasesOfOthers, n.cfg.CommandRate); err != nil {
 		return err
 	}
-	n.gate.rates, err = lru.New[netip.Prefix, *bucket](rememberedAddresses)
-	if err != nil {
-		return fmt.Errorf("make the memory of addresses: %w", err)
-	}
-	return nil
+	n.gate.rates, err = newRates()
+	return err
 }
 
 // Queue is that of the jobs which replicas do in the background. Workers are added to it before Run.

@@ -103,6 +103,18 @@ func apart(t *testing.T, pool *pgxpool.Pool, name string) {
 	}
 }
 
+// A table with rows of tenants has a policy, unless docs/serve.md says that it has none, and why.
+func TestEachTableOfTenantsHasAPolicy(t *testing.T) {
+	t.Parallel()
+	conn := connect(t, dbtest.New(t))
+	got := strings.Join(column(t, conn, `SELECT c.relname::text FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = 'tenant'
+		WHERE c.relnamespace = 'forgewire'::regnamespace AND c.relkind IN ('r', 'p') AND NOT c.relispartition
+			AND NOT (c.relrowsecurity AND EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = c.oid)) ORDER BY 1`), " ")
+	if got != "flights keys run_bodies runs usage" {
+		t.Errorf("these have no policy: %s", got)
+	}
+}
+
 type asker interface {
 	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
 }

@@ -49,7 +49,7 @@ type keyCreateCommand struct {
 	Models   []string      `name:"model" help:"A model that it may ask for, * standing for any text; may be repeated. Without it, all." placeholder:"PATTERN"`
 	Requests *int64        `name:"requests-per-minute" help:"Requests a minute, all replicas together." placeholder:"N"`
 	Tokens   *int64        `name:"tokens-per-minute" help:"Tokens of prompts and answers a minute, cached answers aside." placeholder:"N"`
-	Budget   *float64      `help:"What it may spend in a calendar month (UTC), in the currency of the price table." placeholder:"AMOUNT"`
+	Budget   *float64      `help:"What it may spend in a calendar month (UTC), in the currency of the prices in FORGEWIRE_UPSTREAMS: a model without a price costs nothing." placeholder:"AMOUNT"`
 	TTL      time.Duration `name:"ttl" help:"How long it is good. Without it, until it is revoked."`
 	Bodies   bool          `name:"log-bodies" help:"Keep what is asked with it and answered in the run log."`
 	Shared   bool          `help:"Share cached answers with the keys of other tenants that are shared too."`

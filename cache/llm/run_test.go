@@ -3,6 +3,7 @@ package llm
 import (
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -172,6 +173,40 @@ func (r *replica) follows() bool {
 		return f.now(0).remote
 	}
 	return false
+}
+
+// TestWhatIsReserved: only what asks a model, for as long as it does, by its prompt, its bounds and the price.
+func TestWhatIsReserved(t *testing.T) {
+	var held, asked, micros atomic.Int64
+	full := &Refusal{Status: 429, Code: "full"}
+	r, _ := single(t, func(c *Config) {
+		c.Reserve = func(_ Caller, tokens, cost int64) (func(), *Refusal) {
+			if held.Load() > 0 {
+				return nil, full
+			}
+			asked.Add(1)
+			micros.Store(cost)
+			held.Add(tokens)
+			return func() { held.Add(-tokens) }, nil
+		}
+	})
+	for i, c := range []struct {
+		more    string
+		headers []string
+		asked   int64
+	}{{`,"max_tokens":100`, nil, 1}, {`,"max_tokens":100`, nil, 1}, {streamed, nil, 2}, {"", []string{"Cache-Control", "no-store"}, 3}} {
+		if got := r.post(t, "chat/completions", ask("reserve", c.more), c.headers...); got.status != 200 || asked.Load() != c.asked || held.Load() != 0 {
+			t.Errorf("%d: asked %d times, %d are held, %+v", i, asked.Load(), held.Load(), got)
+		}
+		if i == 0 && (micros.Load() < 200 || micros.Load() > 240) {
+			t.Errorf("100 tokens and a prompt cost %d", micros.Load())
+		}
+		r.settled(t)
+	}
+	held.Add(1)
+	if got := r.post(t, "chat/completions", ask("more", "")); got.status != 429 || !strings.Contains(got.body, `"code":"full"`) {
+		t.Errorf("%+v", got)
+	}
 }
 
 // TestWhatARunCosts: by the model that answered, and something also where the upstream does not say how much it was.

@@ -47,11 +47,10 @@ func (s *Service) answer(w http.ResponseWriter, r *http.Request, req *request) {
 		return
 	}
 	req.standIn = stale != nil
-	f, joined := s.take(req, cacheable && !req.controls.noCache)
+	f, joined, why := s.take(req, cacheable && !req.controls.noCache)
 	s.unbid(b)
-	if f == nil {
-		s.refuse(out, req, how, &Refusal{Status: http.StatusServiceUnavailable, Type: typeServer, Code: "overloaded", Message: "too many answers are being generated",
-			Header: http.Header{"Retry-After": {"1"}}})
+	if why != nil {
+		s.refuse(out, req, how, why)
 		return
 	}
 	if joined {

@@ -29,7 +29,8 @@ type Config struct {
 	TTLs      TTLs
 	// MaxMessageBytes is the largest message that Log takes.
 	MaxMessageBytes int
-	Record          Record // nil keeps nothing
+	Record          Record  // nil keeps nothing
+	Reserve         Reserve // nil lets all through
 	// Transport puts something around the transport to upstreams, such as traces; nil for nothing.
 	Transport func(http.RoundTripper) http.RoundTripper
 	Grace     time.Duration // in which answers under way may end when the replica stops
@@ -80,6 +81,9 @@ func New(cfg Config) (*Service, error) {
 	}
 	if cfg.Record == nil {
 		cfg.Record = func(Run) {}
+	}
+	if cfg.Reserve == nil {
+		cfg.Reserve = func(Caller, int64, int64) (func(), *Refusal) { return func() {}, nil }
 	}
 	s := &Service{cfg: cfg, client: newClient(cfg.Upstreams, cfg.Transport), stats: newStatistics(),
 		flights: map[key]*flight{}, byID: map[string]*flight{}, bids: map[key]*bid{}, writeWithin: writeWithin, quietFor: quietFor}
@@ -132,15 +136,22 @@ func (s *Service) ttl(class string) time.Duration {
 	return s.cfg.TTLs.Prompt
 }
 
-// take returns the flight that a request may join, or starts one. It returns nil if there are too many.
-func (s *Service) take(req *request, joinable bool) (f *flight, joined bool) {
+var errOverloaded = &Refusal{Status: http.StatusServiceUnavailable, Type: typeServer, Code: "overloaded", Message: "too many answers are being generated",
+	Header: http.Header{"Retry-After": {"1"}}}
+
+// take returns the flight that a request may join, or starts one, or says why not.
+func (s *Service) take(req *request, joinable bool) (f *flight, joined bool, why *Refusal) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if f := s.flights[req.key]; joinable && f != nil && !f.failed() { // a failure is for those who waited for it
-		return f, true
+		return f, true, nil
 	}
 	if s.closed || len(s.byID) >= maxFlights {
-		return nil, false
+		return nil, false, errOverloaded
+	}
+	release, why := s.reserve(req)
+	if why != nil {
+		return nil, false, why
 	}
 	var c *candidacy
 	if b := s.bids[req.key]; joinable && b != nil {
@@ -148,15 +159,17 @@ func (s *Service) take(req *request, joinable bool) (f *flight, joined bool) {
 		delete(s.bids, req.key)
 	}
 	f = newFlight(s.life, req, joinable, s.cfg.Mode, c)
+	f.ending = release
 	s.byID[f.first] = f
 	if joinable {
 		s.flights[req.key] = f
 	}
 	s.underWay.Go(func() {
 		defer s.drop(f)
+		defer release()
 		s.fly(f)
 	})
-	return f, false
+	return f, false, nil
 }
 
 // Joined tells that a client of this replica has subscribed to a channel of Namespace: whoever generates the answer,

@@ -60,10 +60,15 @@ func (s *Service) end(f *flight) {
 	})
 }
 
+// Of estimates, in bytes.
+const (
+	perToken = 4
+	envelope = 250 // what surrounds an event's text
+)
+
 // estimate is the usage of an answer that came without: the upstream tells it last, if at all. Who hangs up just before
 // the end would else pay for nothing, and no limit would hold him.
 func (f *flight) estimate(v view) usage {
-	const perToken, envelope = 4, 250 // bytes; of what surrounds an event's text
 	u := usage{prompt: int64(len(f.req.body.raw)/perToken + 1)}
 	if v.object != nil && f.req.endpoint != embeddings {
 		u.completion = int64(max(1, (len(v.object)-envelope)/perToken))

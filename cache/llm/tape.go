@@ -12,6 +12,7 @@ import (
 type tape struct {
 	mu      sync.Mutex
 	over    chan struct{} // closed at the end
+	ending  func()        // called before anybody hears of the end; nil for nothing. Fixed before the first of them
 	changed chan struct{} // closed when anything changes, nil if nobody waits for it; guarded by mu, like all below
 	id      string
 	remote  bool        // another replica asks the upstream
@@ -119,6 +120,9 @@ func (t *tape) finish(e flightEnd) { t.change(func() { t.close(e) }) }
 // close is finish for who holds mu.
 func (t *tape) close(e flightEnd) {
 	if t.end == nil {
+		if t.ending != nil {
+			t.ending()
+		}
 		t.end = &e
 		close(t.over)
 	}

@@ -187,7 +187,7 @@ func (a *app) web(logger *slog.Logger, tokens realtime.TokenConfig) (web handler
 	}
 	b.cleanup.Add("old runs", a.gate.CleanUp)
 	node.Hear(access.Topic, a.gate.Hear)
-	if a.models, err = newModels(cfg, b, node, a.cache, a.gate.Record, logger); err != nil {
+	if a.models, err = newModels(cfg, b, node, a.cache, a.gate, logger); err != nil {
 		return web, err
 	}
 	var ask http.Handler // what evaluations ask counts against the limits of their key

@@ -10,6 +10,7 @@ import (
 
 	"forgewire/cache"
 	"forgewire/cache/llm"
+	"forgewire/handlers/access"
 	"forgewire/infra/config"
 	"forgewire/realtime"
 )
@@ -18,7 +19,7 @@ import (
 const readWithin = 5 * time.Second
 
 // newModels makes the endpoint for language models; nil where no upstream is configured.
-func newModels(cfg appConfig, b *base, node *realtime.Node, values *cache.Cache, record llm.Record, logger *slog.Logger) (*llm.Service, error) {
+func newModels(cfg appConfig, b *base, node *realtime.Node, values *cache.Cache, gate *access.Gate, logger *slog.Logger) (*llm.Service, error) {
 	var upstreams llm.Upstreams
 	var err error
 	switch {
@@ -37,7 +38,7 @@ func newModels(cfg appConfig, b *base, node *realtime.Node, values *cache.Cache,
 	s, err := llm.New(llm.Config{
 		Upstreams: upstreams, Cache: values, Pool: b.flights, Transport: b.tracing.Transport, Log: modelLog{node}, Logger: logger, Mode: llm.Mode(cfg.LLMCache),
 		TTLs:            llm.TTLs{Prompt: cfg.TTLPrompt, Evaluation: cfg.TTLEvaluation, System: cfg.TTLSystem},
-		MaxMessageBytes: cfg.MaxPublicationBytes, Record: record, Grace: cfg.ShutdownTimeout / 2,
+		MaxMessageBytes: cfg.MaxPublicationBytes, Record: gate.Record, Reserve: gate.Reserve, Grace: cfg.ShutdownTimeout / 2,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("make the endpoint for language models: %w", err)

@@ -77,6 +77,11 @@ func (g *Gate) Record(r llm.Run) {
 	g.journal.record(&r)
 }
 
+// Reserve sets aside what an answer may take of its key: it is an llm.Reserve. It never blocks.
+func (g *Gate) Reserve(c llm.Caller, tokens, costMicros int64) (release func(), why *llm.Refusal) {
+	return g.ledger.reserve(c.KeyID, usage{tokens, costMicros})
+}
+
 // Authenticate lets requests through that have a good key, with their caller in the context.
 func (g *Gate) Authenticate(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -27,8 +27,9 @@ const (
 // Between two settlements replicas may together admit more than the limit: each at most a tenth of it (and one
 // request at least), since who comes beyond that waits for the next settlement, which then does not wait. The
 // bucket goes into debt by that, and its key waits the longer. A month's budget is compared with what was
-// spent so far: it is overrun by at most what the requests cost that were under way when it was reached, and those
-// that other replicas admitted before they were told.
+// spent so far, and with what the answers that are being made here may cost by their length and max_tokens: it is
+// overrun by what one of them costs, what they cost more than that, and those that other replicas admitted before they
+// were told.
 //
 // It is safe for concurrent use.
 type ledger struct {
@@ -55,9 +56,13 @@ type account struct {
 
 	unsettled db.Use // since the last settlement began
 	settling  db.Use // what that took along
+	reserved  usage  // of answers that are being made
 	waiting   bool   // in pending
 	used      time.Time
 }
+
+// usage is what answers take, or may take.
+type usage struct{ tokens, micros int64 }
 
 func newLedger(pool db.Querier, logger *slog.Logger) *ledger {
 	return &ledger{pool: pool, logger: logger, wake: make(chan struct{}, 1), hurry: make(chan struct{}, 1),
@@ -148,6 +153,36 @@ func (l *ledger) take(id string, now time.Time, wait bool) (left *limits, why *l
 		l.ring(id, a)
 	}
 	return a.limits(), nil, nil
+}
+
+// reserve sets aside what an answer may take, unless those that are being made may take all that is left. So many that
+// begin at once do not overrun what one after the other would not. The last of them may: it is an estimate, and there is
+// something left.
+func (l *ledger) reserve(id string, u usage) (release func(), why *llm.Refusal) {
+	now := time.Now()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	a := l.accounts[id]
+	if a == nil || a.tokens.limit == 0 && a.budget == nil {
+		return func() {}, nil
+	}
+	if why = a.refuse(now); why != nil {
+		return nil, why
+	}
+	switch {
+	case a.budget != nil && a.reserved.micros > 0 && a.spent+a.settling.CostMicros+a.unsettled.CostMicros+a.reserved.micros >= *a.budget:
+		return nil, budgetInUse
+	case a.tokens.limit > 0 && a.reserved.tokens > 0 && a.tokens.level <= float64(a.reserved.tokens):
+		return nil, overLimit("tokens", a.tokens.limit, max(time.Second, a.tokens.until(float64(a.reserved.tokens+1))))
+	}
+	a.reserved.tokens += u.tokens
+	a.reserved.micros += u.micros
+	return func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		a.reserved.tokens -= u.tokens
+		a.reserved.micros -= u.micros
+	}, nil
 }
 
 // refuse brings the account up to now and says what is used up, if anything is.

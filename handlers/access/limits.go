@@ -48,6 +48,10 @@ func overBudget(reset, now time.Time) *llm.Refusal {
 			"X-Ratelimit-Reset-Budget": {at}}}
 }
 
+// budgetInUse refuses a request while others may spend what is left of the month.
+var budgetInUse = &llm.Refusal{Status: http.StatusTooManyRequests, Type: "insufficient_quota", Code: "budget_in_use",
+	Message: "what is under way may spend the rest of the API key's budget: try again when it has ended", Header: http.Header{"Retry-After": {"1"}}}
+
 // seconds writes a wait as Retry-After has it: never too short.
 func seconds(d time.Duration) string {
 	return strconv.FormatInt(int64(math.Ceil(d.Seconds())), 10)

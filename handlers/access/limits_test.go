@@ -221,6 +221,43 @@ func TestTokensAMinute(t *testing.T) {
 	}
 }
 
+// TestManyAtOnceDoNotOverrun: who has a little left may not begin a thousand answers before the first has ended.
+func TestManyAtOnceDoNotOverrun(t *testing.T) {
+	t.Parallel()
+	a := newReplica(t, newPool(t, dbtest.New(t)))
+	for code, limit := range map[string]func(*db.Key){
+		"tokens_per_minute_exceeded": func(k *db.Key) { k.TokensPerMinute = new(int64(1000)) },
+		"budget_in_use":              func(k *db.Key) { k.BudgetMicros = new(int64(1000)) },
+	} {
+		id, key := createKey(t, a.pool, limit)
+		if w := a.ask(key); w.Code != 200 {
+			t.Fatal(w.Code)
+		}
+		var under []func()
+		var why *llm.Refusal
+		for why == nil && len(under) < 100 {
+			var release func()
+			if release, why = a.Reserve(llm.Caller{Tenant: "acme", KeyID: id}, 300, 300); why == nil {
+				under = append(under, release)
+			}
+		}
+		if len(under) != 4 || why == nil || why.Code != code || why.Header.Get("Retry-After") == "" {
+			t.Errorf("%d begin, then %+v", len(under), why)
+		}
+		for _, release := range under {
+			release()
+		}
+		release, why := a.Reserve(llm.Caller{Tenant: "acme", KeyID: id}, 1e6, 1e6) // an estimate may be more than is left
+		if why != nil {
+			t.Fatal(why)
+		}
+		release()
+	}
+	if _, why := a.Reserve(llm.Caller{Tenant: "default"}, 1e12, 1e12); why != nil {
+		t.Error("the server's own key", why)
+	}
+}
+
 func TestBudget(t *testing.T) {
 	t.Parallel()
 	url := dbtest.New(t)

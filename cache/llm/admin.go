@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"slices"
@@ -116,8 +117,8 @@ func (s *Service) purge(ctx context.Context, caller Caller, p purge) (given int,
 		}
 		return given, nil // what is not theirs is not there for them
 	}
-	s.disband(p.Tenant)
-	marked := s.elector.purge(ctx, tenantTag(p.Tenant))
+	s.disband(tenantTag(p.Tenant))
+	marked := errors.Join(s.elector.purge(ctx, tenantTag(p.Tenant)), s.announcePurge(ctx, tenantTag(p.Tenant)))
 	if p.Key != "" {
 		err = s.cfg.Cache.Delete(ctx, "llm:"+p.Key)
 	} else {
@@ -126,14 +127,44 @@ func (s *Service) purge(ctx context.Context, caller Caller, p purge) (given int,
 	return given, errors.Join(err, marked)
 }
 
-// disband lets nobody else join the tenant's flights on this replica.
-func (s *Service) disband(tenant string) {
+// disband lets nobody else join the tenant's flights on this replica, and their answers be kept: they began before what
+// was known then was no longer wanted. The tag is the tenant's; "" is every tenant's.
+func (s *Service) disband(tag string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for k, f := range s.flights {
-		if f.req.caller.Tenant == tenant {
-			delete(s.flights, k)
+	for _, f := range s.byID {
+		if tag == "" || tenantTag(f.req.caller.Tenant) == tag {
+			f.purged.Store(true)
+			if s.flights[f.req.key] == f {
+				delete(s.flights, f.req.key)
+			}
 		}
+	}
+}
+
+// Bus carries small notices to every replica, this one too, stored nowhere. Whoever hears one calls Service.Announced.
+type Bus interface {
+	Announce(ctx context.Context, topic string, data []byte) error
+}
+
+// Topic is what purges are announced under.
+const Topic = "llm-purge"
+
+// announcePurge tells the other replicas whose flights are to be disbanded.
+func (s *Service) announcePurge(ctx context.Context, tag string) error {
+	if s.cfg.Bus == nil {
+		return nil
+	}
+	if err := s.cfg.Bus.Announce(ctx, Topic, []byte(s.elector.owner+" "+tag)); err != nil {
+		return fmt.Errorf("announce a purge: %w", err)
+	}
+	return nil
+}
+
+// Announced takes what came over the Bus; nil means that something may have been missed. It does not block.
+func (s *Service) Announced(data []byte) {
+	if owner, tag, _ := strings.Cut(string(data), " "); owner != s.elector.owner {
+		s.disband(tag)
 	}
 }
 

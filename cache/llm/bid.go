@@ -22,7 +22,7 @@ func (s *Service) bid(req *request) *bid {
 	}
 	b := s.bids[req.key]
 	if b == nil {
-		c := s.elector.propose(req.key, newID(), tenantTag(req.caller.Tenant))
+		c := s.propose(req, req.key, newID())
 		if c == nil {
 			return nil
 		}

@@ -164,7 +164,7 @@ func TestABidIsWithdrawnIfValkeyHasTheAnswer(t *testing.T) {
 func TestAnElectionThatIsWithdrawnGivesTheLeadBack(t *testing.T) {
 	r, _ := single(t, nil)
 	for i := range 20 {
-		c := r.elector.propose(key{byte(i)}, newID(), "t")
+		c := r.elector.propose(&candidacy{key: key{byte(i)}, id: newID(), tenant: "t", done: make(chan verdict, 1)})
 		if i%2 == 0 {
 			v := <-c.done
 			c.done <- v

@@ -60,6 +60,7 @@ type elector struct {
 
 type candidacy struct {
 	key    key
+	cached key // where the answer is kept
 	id     string
 	tenant string       // whose, hashed
 	done   chan verdict // buffered
@@ -81,6 +82,7 @@ type verdict struct {
 // A lease is the lead of a flight.
 type lease struct {
 	key      key
+	cached   key // where the answer is kept
 	attempt  int
 	followed chan struct{} // closed when another replica reads along; by the elector
 }
@@ -108,13 +110,20 @@ func newElector(pool *pgxpool.Pool, owner string, logger *slog.Logger, forget fu
 		led: map[key]*lease{}, watched: map[*watch]struct{}{}, noticed: map[string]int{}}
 }
 
-// propose stands for the election of who generates the answer, under this id. It returns nil if none is possible: then
-// everybody is on his own.
-func (el *elector) propose(k key, id, tenant string) *candidacy {
+// candidate is who may generate the answer to a request, under an id.
+func (s *Service) candidate(req *request, k key, id string) *candidacy {
+	return &candidacy{key: k, cached: req.key, id: id, tenant: tenantTag(req.caller.Tenant), done: make(chan verdict, 1)}
+}
+
+func (s *Service) propose(req *request, k key, id string) *candidacy {
+	return s.elector.propose(s.candidate(req, k, id))
+}
+
+// propose stands for an election. It returns nil if none is possible: then everybody is on his own.
+func (el *elector) propose(c *candidacy) *candidacy {
 	if time.Now().UnixNano() < el.downTil.Load() {
 		return nil
 	}
-	c := &candidacy{key: k, id: id, tenant: tenant, done: make(chan verdict, 1)}
 	select {
 	case el.waiting <- c:
 		return c
@@ -154,7 +163,7 @@ func (el *elector) giveBack(c *candidacy) {
 	if el.led[c.key] == v.lease {
 		delete(el.led, c.key)
 	}
-	el.queue(landing{key: c.key, attempt: v.attempt, how: endGone}, true)
+	el.queue(landing{lease: v.lease, how: endGone}, true)
 }
 
 // run holds elections until ctx ends.
@@ -219,7 +228,7 @@ func (el *elector) decide(ctx context.Context, batch []*candidacy) {
 		case !ok:
 			v = verdict{err: errNoElection} // the statement returns every key: not reached
 		case v.id == c.id:
-			v.lease = el.lead(c.key, v.attempt)
+			v.lease = el.lead(c, v.attempt)
 		}
 		c.done <- v
 		if c.over.Swap(true) {
@@ -265,11 +274,11 @@ const sqlSeen = `INSERT INTO forgewire.flight_owners (owner, seen) VALUES ($1, c
 	ON CONFLICT (owner) DO UPDATE SET seen = excluded.seen`
 
 // lead counts a flight that this replica leads from now on.
-func (el *elector) lead(k key, attempt int) *lease {
-	l := &lease{key: k, attempt: attempt, followed: make(chan struct{})}
+func (el *elector) lead(c *candidacy, attempt int) *lease {
+	l := &lease{key: c.key, cached: c.cached, attempt: attempt, followed: make(chan struct{})}
 	el.mu.Lock()
 	defer el.mu.Unlock()
-	el.led[k] = l
+	el.led[l.key] = l
 	el.stir()
 	return l
 }
@@ -305,7 +314,7 @@ func (el *elector) watch(id string, died func()) (stop func()) {
 }
 
 // takeOver makes this replica the leader in place of one that died, if nobody else has and it still is silent.
-func (el *elector) takeOver(ctx context.Context, k key, id, tenant string, attempt int) (*lease, error) {
+func (el *elector) takeOver(ctx context.Context, c *candidacy, attempt int) (*lease, error) {
 	ctx, cancel := context.WithTimeout(ctx, beatWithin)
 	defer cancel()
 	tag, err := el.pool.Exec(ctx, `WITH me AS (`+sqlSeen+` RETURNING owner)
@@ -313,15 +322,15 @@ func (el *elector) takeOver(ctx context.Context, k key, id, tenant string, attem
 		ON CONFLICT (key) DO UPDATE SET owner = excluded.owner, attempt = f.attempt + 1, followed = true
 		WHERE f.id = excluded.id AND f.attempt = $4 AND f.landed IS NULL AND NOT EXISTS (
 			SELECT FROM forgewire.flight_owners o WHERE o.owner = f.owner AND o.owner <> $1 AND o.seen > clock_timestamp() - make_interval(secs => $6))`,
-		el.owner, k[:], id, attempt, tenant, ownerDead.Seconds())
+		el.owner, c.key[:], c.id, attempt, c.tenant, ownerDead.Seconds())
 	if err != nil {
 		return nil, fmt.Errorf("replace a leader: %w", err)
 	}
 	if tag.RowsAffected() == 0 {
 		return nil, nil
 	}
-	el.counts.tookOver(el.logger, id)
-	l := el.lead(k, attempt+1)
-	el.follow(map[key]bool{k: true})
+	el.counts.tookOver(el.logger, c.id)
+	l := el.lead(c, attempt+1)
+	el.follow(map[key]bool{c.key: true})
 	return l, nil
 }

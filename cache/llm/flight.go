@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -27,10 +28,10 @@ type flight struct {
 	cancel  context.CancelCauseFunc // with why
 	settled chan struct{}           // closed when rec is known
 	settle  sync.Once               // closes settled
+	purged  atomic.Bool             // since it began: its answer is not kept, and nobody joins it any more
 
 	// Owned by the flight's goroutine, and fixed when settled is closed.
 	leads    bool // the upstream was asked by this replica
-	fallback bool
 	whole    bool // nothing of it was mended
 	upstream *Upstream
 	model    string // there
@@ -55,10 +56,13 @@ func newFlight(life context.Context, req *request, joins bool, mode Mode, bid *c
 	f.ctx, f.cancel = context.WithCancelCause(life)
 	f.shares = f.stores || req.stream && mode != CacheOff && !req.controls.noStore
 	if !joins {
-		f.key = sha256.Sum256([]byte(id)) // nobody else has it
+		f.key = loneKey(id)
 	}
 	return f
 }
+
+// loneKey is the key of an election that nobody else stands for.
+func loneKey(id string) key { return sha256.Sum256([]byte(id)) }
 
 const idPrefix = "fw_"
 
@@ -98,11 +102,17 @@ func (s *Service) fly(f *flight) {
 		return
 	}
 	if f.bid == nil {
-		f.bid = s.elector.propose(f.key, f.first, tenantTag(f.req.caller.Tenant))
+		f.bid = s.propose(f.req, f.key, f.first)
 	}
 	v := f.bid.outcome(f.ctx)
+	if v.err == nil && (v.purged || v.landed && !s.wants(f.req, v.age+landSlack)) {
+		// What is there is not wanted. The new answer can be resumed and purged, too.
+		f.key = loneKey(f.first)
+		f.bid = s.propose(f.req, f.key, f.first)
+		v = f.bid.outcome(f.ctx)
+	}
 	switch {
-	case v.err != nil, v.purged, v.landed && !s.wants(f.req, v.age+landSlack):
+	case v.err != nil:
 		s.lead(f, nil)
 	case v.lease != nil:
 		s.lead(f, v.lease)
@@ -184,7 +194,7 @@ func (s *Service) copy(ctx context.Context, id string, follower Follower, c *cop
 // it. The claim that it writes first is where everybody stops to listen to the old leader.
 func (s *Service) succeed(f *flight, id string, follower Follower, c *copier) (bool, error) {
 	attempt := max(c.attempt, 1)
-	l, err := s.elector.takeOver(f.ctx, f.key, id, tenantTag(f.req.caller.Tenant), attempt)
+	l, err := s.elector.takeOver(f.ctx, s.candidate(f.req, f.key, id), attempt)
 	if err != nil || l == nil {
 		return false, err
 	}

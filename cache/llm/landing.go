@@ -10,11 +10,10 @@ import (
 
 // A landing is the end of a flight that this replica led. Landings wait for a beat and share it.
 type landing struct {
-	key     key
-	attempt int
-	how     landingKind
-	due     time.Time
-	gone    chan bool // buffered; of endUnlessFollowed
+	*lease
+	how  landingKind
+	due  time.Time
+	gone chan bool // buffered; of endUnlessFollowed
 }
 
 type landingKind int
@@ -36,7 +35,7 @@ func (el *elector) land(l *lease, keep bool) {
 	if keep {
 		how = endKept
 	}
-	el.queue(landing{key: l.key, attempt: l.attempt, how: how}, keep)
+	el.queue(landing{lease: l, how: how}, keep)
 }
 
 // leave ends a flight whose answer was not written to its channel. It is told true when the flight is gone, and false
@@ -50,7 +49,7 @@ func (el *elector) leave(l *lease, lingers bool) <-chan bool {
 		gone <- false
 		return gone
 	}
-	el.queue(landing{key: l.key, attempt: l.attempt, how: endUnlessFollowed, gone: gone}, lingers)
+	el.queue(landing{lease: l, how: endUnlessFollowed, gone: gone}, lingers)
 	return gone
 }
 
@@ -147,7 +146,7 @@ func (el *elector) touchdown(ctx context.Context, due []landing) {
 		if l.how != endUnlessFollowed {
 			continue
 		}
-		if held := el.led[l.key]; gone[l.key] && held != nil && held.attempt == l.attempt {
+		if gone[l.key] && el.led[l.key] == l.lease {
 			delete(el.led, l.key)
 		}
 		l.gone <- gone[l.key]
@@ -159,9 +158,10 @@ func (el *elector) queueLandings(b *pgx.Batch, landings []landing, gone map[key]
 	var all [][]byte
 	var keys [3][][]byte
 	var attempts [3][]int32
+	cached := make(map[key]key, len(landings))
 	for i := range landings {
 		l := &landings[i]
-		all = append(all, l.key[:])
+		all, cached[l.key] = append(all, l.key[:]), l.cached
 		keys[l.how], attempts[l.how] = append(keys[l.how], l.key[:]), append(attempts[l.how], int32(l.attempt))
 	}
 	b.Queue(`SELECT FROM forgewire.flights WHERE key = ANY($1) ORDER BY key FOR UPDATE`, all)
@@ -180,7 +180,7 @@ func (el *elector) queueLandings(b *pgx.Batch, landings []landing, gone map[key]
 					into[key(k)] = true
 				}
 				if purged {
-					el.forget(key(k))
+					el.forget(cached[key(k)])
 				}
 				return nil
 			})

@@ -93,7 +93,7 @@ func (s *Service) generate(f *flight, out *retake, begun func()) {
 		return
 	}
 	defer ans.close()
-	f.upstream, f.model, f.fallback = ans.route.upstream, ans.route.model, ans.fallback
+	f.upstream, f.model = ans.route.upstream, ans.route.model
 	if ans.StatusCode != http.StatusOK {
 		out.finish(flightEnd{Failure: refused(ans, f.req.ownKey)})
 		return
@@ -171,7 +171,7 @@ func (s *Service) readStream(f *flight, ans *answer, out *retake) error {
 		case parse != nil:
 			return parse
 		case done:
-			out.finish(flightEnd{Done: true, Unfit: !f.whole})
+			out.finish(flightEnd{Done: true, Unfit: !f.whole, Fallback: ans.fallback})
 			return nil
 		case failed && ended:
 			out.finish(flightEnd{}) // the upstream has said what is wrong
@@ -202,7 +202,7 @@ func readObject(f *flight, ans *answer, h flightHead, out *retake) error {
 		out.finish(flightEnd{Failure: &failure{Status: http.StatusBadGateway, Code: "upstream_error", Body: string(scrub(b, ans.route.upstream.Key, f.req.ownKey)), Temporary: true}})
 		return nil
 	}
-	out.whole(h, b, flightEnd{Done: true, Complete: isComplete(f.req.endpoint, n, f.req.choices)})
+	out.whole(h, b, flightEnd{Done: true, Complete: isComplete(f.req.endpoint, n, f.req.choices), Fallback: ans.fallback})
 	return nil
 }
 

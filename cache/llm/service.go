@@ -24,6 +24,7 @@ type Config struct {
 	Cache     *cache.Cache
 	Pool      *pgxpool.Pool // for elections
 	Log       Log           // what answers travel through between replicas
+	Bus       Bus           // joins the replicas; nil means that this one is alone
 	Logger    *slog.Logger
 	Mode      Mode
 	TTLs      TTLs

@@ -166,9 +166,18 @@ type replica struct {
 
 // network is what the replicas of a test share.
 type network struct {
-	t   testing.TB
-	url string
-	log *memoryLog
+	t     testing.TB
+	url   string
+	log   *memoryLog
+	hears []func([]byte)
+}
+
+// Announce implements Bus.
+func (n *network) Announce(_ context.Context, _ string, data []byte) error {
+	for _, f := range n.hears {
+		f(data)
+	}
+	return nil
 }
 
 func newNetwork(t testing.TB) *network {
@@ -187,7 +196,7 @@ func (n *network) replica(upstreams Upstreams, change func(*Config)) *replica {
 		n.t.Fatal(err)
 	}
 	runs := make(chan Run, 1000)
-	cfg := Config{Upstreams: upstreams, Cache: values, Pool: pool, Log: n.log, Logger: logger, Mode: CacheAll, MaxMessageBytes: 1 << 20,
+	cfg := Config{Upstreams: upstreams, Cache: values, Pool: pool, Log: n.log, Bus: n, Logger: logger, Mode: CacheAll, MaxMessageBytes: 1 << 20,
 		TTLs: TTLs{Prompt: time.Hour, Evaluation: time.Hour, System: time.Hour}, Record: func(r Run) { runs <- r }, Grace: 200 * time.Millisecond}
 	if change != nil {
 		change(&cfg)
@@ -196,6 +205,7 @@ func (n *network) replica(upstreams Upstreams, change func(*Config)) *replica {
 	if err != nil {
 		n.t.Fatal(err)
 	}
+	n.hears = append(n.hears, s.Announced)
 	mux := http.NewServeMux()
 	for _, path := range []string{"chat/completions", "responses", "embeddings", "completions"} {
 		mux.HandleFunc("POST /v1/"+path, s.Handler(path))

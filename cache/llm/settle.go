@@ -21,8 +21,8 @@ func (s *Service) settle(f *flight) {
 	if v.end != nil && v.head != nil && (v.object != nil || len(v.events) > 0) {
 		f.rec = s.record(f, v)
 		u = usage{f.rec.Prompt, f.rec.Completion}
-		if v.end.Done && v.end.Failure == nil && f.stores && !v.end.Unfit {
-			s.store(f)
+		if v.end.Done && v.end.Failure == nil && f.stores && !v.end.Unfit && !f.purged.Load() {
+			s.store(f, v.end)
 		}
 	}
 	if !f.stored {
@@ -121,7 +121,7 @@ func usageOfEvents(events []event) usage {
 }
 
 // store puts a recording into the cache if it is complete.
-func (s *Service) store(f *flight) {
+func (s *Service) store(f *flight, end *flightEnd) {
 	object, err := f.rec.asObject()
 	if err != nil {
 		return
@@ -135,7 +135,7 @@ func (s *Service) store(f *flight) {
 		return
 	}
 	ttl, stale := s.ttl(f.req.controls.class), staleFor
-	if f.fallback {
+	if end.Fallback {
 		ttl, stale = min(ttl, fallbackTTL), 0
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(f.ctx), storeWithin)
@@ -143,6 +143,9 @@ func (s *Service) store(f *flight) {
 	// A request that asked for a new answer replaces the old one everywhere.
 	s.cfg.Cache.Set(ctx, cacheKey(f.req.key), b, cache.SetOptions{TTL: ttl, StaleFor: stale, Tags: f.req.tags(), Fill: f.joins})
 	f.stored = true
+	if f.purged.Load() { // in between
+		s.cfg.Cache.Delete(ctx, cacheKey(f.req.key))
+	}
 }
 
 func cacheKey(k key) string { return "llm:" + k.String() }

@@ -45,8 +45,10 @@ type flightEnd struct {
 	// Complete says that an answer which came whole may be given to others. Of a stream it is not known at once.
 	Complete bool `json:"complete,omitempty"`
 	// Unfit says that something in it was mended or failed: nobody stores it, who copies it neither.
-	Unfit   bool     `json:"unfit,omitempty"`
-	Failure *failure `json:"failure,omitempty"` // nil if there is nothing to add to what came
+	Unfit bool `json:"unfit,omitempty"`
+	// Fallback says that another upstream than the first was asked: the answer is not kept for long.
+	Fallback bool     `json:"fallback,omitempty"`
+	Failure  *failure `json:"failure,omitempty"` // nil if there is nothing to add to what came
 }
 
 // A failure is what is given in place of an answer, or behind the part of it that came.

@@ -86,11 +86,6 @@ func expiry(at int64) time.Time {
 	return time.Unix(min(at, math.MaxInt32*2), 0)
 }
 
-// ask calls a hook for a client's command. See consult.
-func ask[R any](ctx context.Context, c *client, h *hook, req hookRequest) (*R, error) {
-	return consult[R](ctx, c, h, req)
-}
-
 // consult calls a hook for a client. It returns the result, nil where there is none, or an *Error or a
 // *Disconnect, which the client gets: the hook's own, ErrInternal where the hook did not answer as it must,
 // ErrTooManyRequests where too many calls are under way. It takes the hook's timeout at most.

@@ -47,7 +47,7 @@ func (c *client) identify(ctx context.Context, req *protocol.ConnectRequest) (*a
 	}
 	c.waitForHook(h)
 	asked := c.node.now()
-	result, err := ask[connectResult](ctx, c, h, hookRequest{Data: data, Name: req.Name, Version: req.Version,
+	result, err := consult[connectResult](ctx, c, h, hookRequest{Data: data, Name: req.Name, Version: req.Version,
 		Channels: slices.Sorted(maps.Keys(req.Subs))})
 	if err != nil {
 		return nil, err
@@ -181,7 +181,7 @@ func (c *client) askPublish(ctx context.Context, m *Message) error {
 		return err
 	}
 	h := c.node.hooks.publish
-	result, err := ask[publishResult](ctx, c, h, hookRequest{User: &c.user, Channel: m.Channel, Data: m.Data})
+	result, err := consult[publishResult](ctx, c, h, hookRequest{User: &c.user, Channel: m.Channel, Data: m.Data})
 	if err != nil || result == nil {
 		return err
 	}
@@ -219,7 +219,7 @@ func (c *client) rpc(ctx context.Context, req *protocol.RPCRequest) (*protocol.R
 	if err != nil {
 		return nil, err
 	}
-	result, err := ask[rpcResult](ctx, c, h, hookRequest{User: &c.user, Method: strings.ToValidUTF8(req.Method, ""), Data: data})
+	result, err := consult[rpcResult](ctx, c, h, hookRequest{User: &c.user, Method: strings.ToValidUTF8(req.Method, ""), Data: data})
 	if err != nil || result == nil {
 		return &protocol.RPCResult{}, err
 	}

@@ -66,7 +66,7 @@ func (c *client) askSubscribe(ctx context.Context, channel string, sent []byte) 
 		return g, err
 	}
 	h := c.node.hooks.subscribe
-	result, err := ask[subscribeReply](ctx, c, h, hookRequest{User: &c.user, Channel: channel, Data: data})
+	result, err := consult[subscribeReply](ctx, c, h, hookRequest{User: &c.user, Channel: channel, Data: data})
 	if err != nil {
 		return g, err
 	}

@@ -1,6 +1,7 @@
 package llm
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -16,7 +17,8 @@ import (
 // not see which.
 type flight struct {
 	*tape
-	req     *request // of whoever asked first
+	req     *request // a copy of that of whoever asked first
+	asked   int      // bytes of its body
 	first   string   // the id that it was proposed with
 	key     key      // of the election
 	bid     *candidacy
@@ -51,7 +53,8 @@ func newFlight(life context.Context, req *request, joins bool, mode Mode, bid *c
 	if bid != nil {
 		id = bid.id
 	}
-	f := &flight{tape: newTape(id), req: req, first: id, key: req.key, joins: joins, started: time.Now(), whole: true, settled: make(chan struct{}),
+	own := *req // whose body goes when the upstream has it
+	f := &flight{tape: newTape(id), req: &own, asked: len(req.body.raw), first: id, key: req.key, joins: joins, started: time.Now(), whole: true, settled: make(chan struct{}),
 		stores: mode.cacheable(req), bid: bid}
 	f.ctx, f.cancel = context.WithCancelCause(life)
 	f.shares = f.stores || req.stream && mode != CacheOff && !req.controls.noStore
@@ -59,6 +62,16 @@ func newFlight(life context.Context, req *request, joins bool, mode Mode, bid *c
 		f.key = loneKey(id)
 	}
 	return f
+}
+
+// unload lets go of what was asked, once the upstream has it, but for what the run log keeps: the client for whom it was
+// weighed may be long gone.
+func (f *flight) unload() {
+	text := f.req.body.raw
+	f.req.body = node{}
+	if f.req.logsBodies() {
+		f.req.body.raw = bytes.Clone(text[:min(len(text), MaxLoggedBytes+1)])
+	}
 }
 
 // loneKey is the key of an election that nobody else stands for.

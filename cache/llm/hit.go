@@ -62,7 +62,9 @@ func (s *Service) replay(w *output, req *request, h *hit, how Outcome) (_ *reque
 	header := w.Header()
 	header.Set("Content-Type", contentType)
 	header.Set("X-Content-Type-Options", "nosniff")
-	header.Set(HeaderID, h.rec.ID)
+	if !req.stream || s.continues(h) {
+		header.Set(HeaderID, h.rec.ID)
+	}
 	setCacheHeaders(header, how, req, h.age, h.ttl)
 	w.WriteHeader(http.StatusOK)
 	run.FirstToken = time.Since(req.started)
@@ -74,6 +76,12 @@ func (s *Service) replay(w *output, req *request, h *hit, how Outcome) (_ *reque
 	run.PromptTokens, run.CompletionTokens, run.SavedMicros = h.rec.Prompt, h.rec.Completion, h.rec.CostMicros
 	run.Bodies = req.bodies(func() []byte { return told(req.endpoint, view{object: h.rec.object, events: h.rec.events}) })
 	return req, run, max(0, h.rec.Duration-run.Duration)
+}
+
+// continues says whether the answer can be resumed: it was told as a stream, and the log has not dropped it. Whoever
+// loses a hit that cannot asks again.
+func (s *Service) continues(h *hit) bool {
+	return h.rec.object == nil && h.age+h.rec.Duration < s.cfg.LogKept
 }
 
 func (h *hit) render(req *request) ([]byte, string, error) {

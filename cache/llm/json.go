@@ -37,16 +37,24 @@ type member struct {
 func parseJSON(text []byte) (node, error) { return parseUpTo(text, math.MaxInt) }
 
 // parseUpTo is parseJSON for what strangers send.
-func parseUpTo(text []byte, values int) (node, error) {
+func parseUpTo(text []byte, values int) (node, error) { return parseWith(text, parser{left: values}) }
+
+func parseWith(text []byte, p parser) (node, error) {
 	if !utf8.Valid(text) {
 		return node{}, errNotUTF8
 	}
 	if !json.Valid(text) {
 		return node{}, errNotJSON
 	}
-	p := parser{text: text, left: values}
+	p.text = text
 	p.space()
 	return p.value(0)
+}
+
+// parseAnswer is parseUpTo for what upstreams send, of which only the frame is looked at: lists of numbers, as embeddings
+// are, have no items here.
+func parseAnswer(text []byte) (node, error) {
+	return parseWith(text, parser{left: maxValues, skims: true})
 }
 
 // parser builds the tree of a text that is known to be valid.
@@ -54,6 +62,8 @@ type parser struct {
 	text []byte
 	at   int
 	left int // values that there may be
+	// skims leaves the numbers out of lists.
+	skims bool
 }
 
 func (p *parser) space() {
@@ -133,7 +143,11 @@ func (p *parser) array(depth int) (items []node, err error) {
 		if err != nil {
 			return nil, err
 		}
-		items = append(items, item)
+		if p.skims && item.kind == '0' {
+			p.left++
+		} else {
+			items = append(items, item)
+		}
 		if p.space(); p.text[p.at] == ']' {
 			p.at++
 			return items, nil

@@ -88,6 +88,7 @@ func (s *Service) stopping() bool { return s.life.Err() != nil }
 // generate asks, and puts what comes onto the tape. It ends the tape. A stream's beginning it tells.
 func (s *Service) generate(f *flight, out *retake, begun func()) {
 	ans, err := s.client.ask(f.ctx, f.req.question())
+	f.unload()
 	if err != nil {
 		s.failed(f, out, err)
 		return
@@ -194,8 +195,11 @@ func readObject(f *flight, ans *answer, h flightHead, out *retake) error {
 		return errTooLarge
 	}
 	f.firstAt = time.Now()
-	n, err := parseJSON(b)
+	n, err := parseAnswer(b)
 	switch {
+	case errors.Is(err, errTooMany): // for its own client alone
+		out.whole(h, b, flightEnd{Done: true, Unfit: true})
+		return nil
 	case err != nil:
 		return errNotAnswer
 	case n.kind == '{' && n.get("error").kind == '{' && !n.get("choices").has() && !n.get("output").has():
@@ -220,7 +224,7 @@ func isError(e event) bool {
 	if !bytes.Contains(e.data, []byte(`"error"`)) {
 		return false
 	}
-	n, err := parseJSON(e.data)
+	n, err := parseAnswer(e.data)
 	return err == nil && n.get("error").has()
 }
 

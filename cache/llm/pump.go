@@ -117,7 +117,7 @@ func (p *pump) alias(ctx context.Context, v view) {
 	if p.next > 0 || len(v.events) == 0 || p.base == "" {
 		return
 	}
-	n, err := parseJSON(v.events[0].data)
+	n, err := parseAnswer(v.events[0].data)
 	if err != nil {
 		return
 	}

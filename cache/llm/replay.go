@@ -18,7 +18,7 @@ func (r *recording) asObject() ([]byte, error) {
 func (r *recording) asEvents(wantUsage bool) ([]event, error) {
 	events := r.events
 	if r.object != nil {
-		n, err := parseJSON(r.object)
+		n, err := parseAnswer(r.object)
 		if err != nil {
 			return nil, err
 		}

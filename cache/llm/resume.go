@@ -12,6 +12,9 @@ import (
 
 var errGone = errors.New("the replica that generated the answer is gone")
 
+// maxResumes bounds how many clients of one replica resume at once: each may hold an answer of maxAnswerBytes.
+const maxResumes = 1024
+
 // Resume serves GET /v1/responses/{id}: an answer of any endpoint that was begun as a stream, by the id in the header
 // Forgewire-Id or by the one that the upstream gave it. With stream=true it goes on after the event starting_after,
 // while the answer is generated and after that, on any replica; else it waits for the whole.
@@ -41,6 +44,12 @@ func (s *Service) Resume(w http.ResponseWriter, r *http.Request, id string) {
 		base = "shared"
 	}
 	_ = http.NewResponseController(w).SetReadDeadline(time.Time{}) // an answer takes longer than a request may
+	if s.resumes.Add(1) > maxResumes {
+		s.resumes.Add(-1)
+		errOverloaded.Write(w)
+		return
+	}
+	defer s.resumes.Add(-1)
 	t, err := s.await(r.Context(), base, id)
 	if err != nil {
 		(&Refusal{Status: http.StatusServiceUnavailable, Type: typeServer, Code: "log_unavailable", Message: "the answer cannot be looked up now", Header: http.Header{"Retry-After": {"1"}}}).Write(w)

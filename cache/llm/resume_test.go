@@ -3,8 +3,10 @@ package llm
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"strings"
 	"testing"
+	"time"
 )
 
 // told writes messages to an answer's channel, as replicas do that are gone by now.
@@ -95,6 +97,57 @@ func TestWhoHasMoreThanTheLogHadIsRefused(t *testing.T) {
 		got := r.do(t.Context(), t, "GET", fmt.Sprintf("responses/fw_more?stream=true&starting_after=%d", after), "").body
 		if strings.Contains(got, "stream_interrupted") != refused || strings.Contains(got, "e4") == refused {
 			t.Errorf("after %d: %s", after, got)
+		}
+	}
+}
+
+// TestAStreamWithAnIDContinues, and one that cannot has none.
+func TestAStreamWithAnIDContinues(t *testing.T) {
+	u := newUpstream(t)
+	u.handle = func(call int64, w http.ResponseWriter, r *http.Request, b []byte) bool {
+		return strings.Contains(string(b), "whole") && answering(200, "application/json", answers[0].object)(call, w, r, b)
+	}
+	n := newNetwork(t)
+	r := n.replica(one(t, u), nil)
+	forgets := n.replica(one(t, u), func(c *Config) { c.LogKept = time.Nanosecond })
+	for _, c := range []struct {
+		prompt, first string
+		at            *replica
+		ids           [2]bool // of what the model answers, and of the hit
+	}{{"streamed", streamed, r, [2]bool{true, true}}, {"not asked as one", "", r, [2]bool{true, false}}, {"whole", streamed, r, [2]bool{false, false}},
+		{"old", streamed, forgets, [2]bool{true, false}}} {
+		for i, more := range []string{c.first, streamed} {
+			got := c.at.post(t, "chat/completions", ask(c.prompt, more))
+			c.at.settled(t)
+			id := got.header.Get(HeaderID)
+			if hit := strings.Contains(got.header.Get("Cache-Status"), "hit"); got.status != 200 || (id != "") != c.ids[i] || hit != (i == 1) {
+				t.Errorf("%s: %d %q, a hit: %v", c.prompt, got.status, id, hit)
+			}
+			if id == "" || more == "" {
+				continue
+			}
+			for _, on := range []*replica{r, forgets} {
+				if again := on.do(t.Context(), t, "GET", "responses/"+id+"?stream=true", ""); again.body != got.body || again.header.Get(HeaderID) != id {
+					t.Errorf("%s: %s\nwant %s", c.prompt, again.body, got.body)
+				}
+			}
+		}
+	}
+}
+
+func TestResumesAreBounded(t *testing.T) {
+	n := newNetwork(t)
+	r := n.replica(one(t, newUpstream(t)), nil)
+	n.told("fw_one", `{"attempt":1,"take":0,HEAD}`, events(0, 1, 0, "e0"), `{"attempt":1,"take":0,"end":{"done":true}}`)
+	r.resumes.Store(maxResumes)
+	get := func() reply { return r.do(t.Context(), t, "GET", "responses/fw_one?stream=true", "") }
+	if got := get(); got.status != 503 || !strings.Contains(got.body, "overloaded") || got.header.Get("Retry-After") == "" {
+		t.Errorf("%+v", got)
+	}
+	r.resumes.Add(-1)
+	for range 2 {
+		if got := get(); got.status != 200 {
+			t.Errorf("%+v", got)
 		}
 	}
 }

@@ -47,9 +47,16 @@ type Bodies struct {
 // MaxLoggedBytes bounds each of the two bodies of a run.
 const MaxLoggedBytes = 64 << 10
 
+func (req *request) logsBodies() bool {
+	if wanted := req.controls.logBodies; wanted != nil {
+		return *wanted
+	}
+	return req.caller.LogBodies
+}
+
 // bodies are what a run keeps of a request; nil unless somebody asked for it.
 func (req *request) bodies(answer func() []byte) *Bodies {
-	if wanted := req.controls.logBodies; wanted == nil && !req.caller.LogBodies || wanted != nil && !*wanted {
+	if !req.logsBodies() {
 		return nil
 	}
 	b := &Bodies{Request: req.body.raw, Answer: answer()}

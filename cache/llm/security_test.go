@@ -42,6 +42,63 @@ func TestABodyThatResumesIsSmall(t *testing.T) {
 	}
 }
 
+// Many numbers, as embeddings are, are no large tree; and of what is one, its own client alone gets the text.
+func TestAnAnswerOfManyValuesIsNoLargeTree(t *testing.T) {
+	for name, c := range map[string]struct {
+		value string
+		kept  bool
+	}{"numbers": {strings.Repeat("1,", 3<<20) + "1", true}, "objects": {strings.Repeat("{},", 1<<20) + "{}", false}} {
+		r, u := single(t, nil)
+		answer := `{"object":"list","data":[{"embedding":[` + c.value + `]}]}`
+		u.handle = answering(200, "application/json", answer)
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		got := r.post(t, "embeddings", `{"model":"m","input":"x"}`)
+		runtime.ReadMemStats(&after)
+		if got.status != 200 || got.body != answer {
+			t.Errorf("%s: %d, %d bytes", name, got.status, len(got.body))
+		}
+		if used := after.TotalAlloc - before.TotalAlloc; used > 256<<20 {
+			t.Errorf("%s: it took %d MiB", name, used>>20)
+		}
+		r.settled(t)
+		again := r.post(t, "embeddings", `{"model":"m","input":"x"}`)
+		if hit := strings.Contains(again.header.Get("Cache-Status"), "hit"); hit != c.kept {
+			t.Errorf("%s: kept: %v", name, hit)
+		}
+	}
+}
+
+// A flight outlives its client, for whom the body was weighed.
+func TestAFlightKeepsNoBody(t *testing.T) {
+	for _, logs := range []bool{false, true} {
+		u := newUpstream(t)
+		g := make(gate)
+		u.word = func(_ int64, i int) bool { return i == 0 || g.word(0, i) }
+		r := newNetwork(t).replica(one(t, u), nil)
+		header := ""
+		if logs {
+			header = "1"
+		}
+		l := r.listen(t, ask(strings.Repeat("large ", 1<<20), streamed), "X-Log", header)
+		l.until(t, "alpha")
+		l.cancel()
+		r.mu.Lock()
+		for _, f := range r.byID {
+			f.now(0) // what the flight did before its event is seen
+			if b := f.req.body; len(b.raw) > MaxLoggedBytes+1 || (len(b.raw) > 0) != logs || b.members != nil {
+				t.Errorf("%d bytes are kept, %d members", len(b.raw), len(b.members))
+			}
+		}
+		r.mu.Unlock()
+		g.open()
+		r.settled(t)
+		if run := <-r.runs; (run.Bodies != nil) != logs || logs && (!run.Bodies.Cut || len(run.Bodies.Request) != MaxLoggedBytes) {
+			t.Errorf("%+v", run)
+		}
+	}
+}
+
 // An upstream may quote the key that it was sent. Nobody is told it, and the log neither.
 func TestUpstreamsKeyIsNotToldOfErrors(t *testing.T) {
 	for name, answer := range map[string]func(w http.ResponseWriter){

@@ -197,6 +197,7 @@ func (rd *reader) stream(ctx context.Context) error {
 	if v.head == nil || v.end != nil && v.end.Failure != nil && len(v.events) == 0 && rd.after == 0 {
 		return rd.fail(v)
 	}
+	rd.resumable = rd.resumable && v.head.Stream // what came whole is in no channel
 	rd.headers(v, eventStream)
 	if rd.after > 0 && (v.take != rd.take || v.held >= 0 && rd.after > v.held) {
 		return rd.errorEvent(rd.after, failureOf(errInterrupted))

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -24,6 +25,7 @@ type Config struct {
 	Cache     *cache.Cache
 	Pool      *pgxpool.Pool // for elections
 	Log       Log           // what answers travel through between replicas
+	LogKept   time.Duration // how long Log has what it was given
 	Bus       Bus           // joins the replicas; nil means that this one is alone
 	Logger    *slog.Logger
 	Mode      Mode
@@ -56,6 +58,7 @@ type Service struct {
 	life     context.Context // of the flights
 	endLife  context.CancelCauseFunc
 	underWay sync.WaitGroup // flights
+	resumes  atomic.Int64   // requests that resume, now
 
 	writeWithin, quietFor time.Duration // of clients; tests have less
 

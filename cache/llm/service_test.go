@@ -196,7 +196,7 @@ func (n *network) replica(upstreams Upstreams, change func(*Config)) *replica {
 		n.t.Fatal(err)
 	}
 	runs := make(chan Run, 1000)
-	cfg := Config{Upstreams: upstreams, Cache: values, Pool: pool, Log: n.log, Bus: n, Logger: logger, Mode: CacheAll, MaxMessageBytes: 1 << 20,
+	cfg := Config{Upstreams: upstreams, Cache: values, Pool: pool, Log: n.log, LogKept: time.Hour, Bus: n, Logger: logger, Mode: CacheAll, MaxMessageBytes: 1 << 20,
 		TTLs: TTLs{Prompt: time.Hour, Evaluation: time.Hour, System: time.Hour}, Record: func(r Run) { runs <- r }, Grace: 200 * time.Millisecond}
 	if change != nil {
 		change(&cfg)

@@ -69,7 +69,7 @@ const (
 // estimate is the usage of an answer that came without: the upstream tells it last, if at all. Who hangs up just before
 // the end would else pay for nothing, and no limit would hold him.
 func (f *flight) estimate(v view) usage {
-	u := usage{prompt: int64(len(f.req.body.raw)/perToken + 1)}
+	u := usage{prompt: int64(f.asked/perToken + 1)}
 	if v.object != nil && f.req.endpoint != embeddings {
 		u.completion = int64(max(1, (len(v.object)-envelope)/perToken))
 	}
@@ -88,7 +88,7 @@ func (s *Service) record(f *flight, v view) *recording {
 	}
 	var u usage
 	if v.object != nil {
-		if n, err := parseJSON(v.object); err == nil {
+		if n, err := parseAnswer(v.object); err == nil {
 			u = usageOf(n)
 		}
 	} else {
@@ -111,7 +111,7 @@ func usageOfEvents(events []event) usage {
 		if !hasUsage(events[i]) {
 			continue
 		}
-		if n, err := parseJSON(events[i].data); err == nil {
+		if n, err := parseAnswer(events[i].data); err == nil {
 			if u := usageOf(n); u != (usage{}) {
 				return u
 			}
@@ -122,12 +122,16 @@ func usageOfEvents(events []event) usage {
 
 // store puts a recording into the cache if it is complete.
 func (s *Service) store(f *flight, end *flightEnd) {
-	object, err := f.rec.asObject()
-	if err != nil {
-		return
+	complete := end.Complete // of what came whole, whoever got it has looked
+	if f.rec.object == nil {
+		object, err := assemble(f.rec.Endpoint, f.rec.events)
+		if err != nil {
+			return
+		}
+		n, err := parseAnswer(object)
+		complete = err == nil && isComplete(f.req.endpoint, n, f.req.choices)
 	}
-	n, err := parseJSON(object)
-	if err != nil || !isComplete(f.req.endpoint, n, f.req.choices) {
+	if !complete {
 		return
 	}
 	b, err := f.rec.encode()

@@ -36,7 +36,7 @@ func newModels(cfg appConfig, b *base, node *realtime.Node, values *cache.Cache,
 		return nil, nil
 	}
 	s, err := llm.New(llm.Config{
-		Upstreams: upstreams, Cache: values, Pool: b.flights, Transport: b.tracing.Transport, Log: modelLog{node}, Bus: node, Logger: logger, Mode: llm.Mode(cfg.LLMCache),
+		Upstreams: upstreams, Cache: values, Pool: b.flights, Transport: b.tracing.Transport, Log: modelLog{node}, LogKept: cfg.RetentionAge, Bus: node, Logger: logger, Mode: llm.Mode(cfg.LLMCache),
 		TTLs:            llm.TTLs{Prompt: cfg.TTLPrompt, Evaluation: cfg.TTLEvaluation, System: cfg.TTLSystem},
 		MaxMessageBytes: cfg.MaxPublicationBytes, Record: gate.Record, Reserve: gate.Reserve, Grace: cfg.ShutdownTimeout / 2,
 	})

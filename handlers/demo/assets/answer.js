@@ -110,6 +110,7 @@ export class Answer {
       body: JSON.stringify({ model: state.model, messages: [{ role: 'user', content: state.question }], stream: true }),
     });
     state.id = response.headers.get('Forgewire-Id');
+    state.text = ''; // what has no id begins again
     state.status = response.headers.get('Cache-Status') ?? '';
     state.cache = outcome(state.status);
     state.age = response.headers.get('Age');

@@ -52,7 +52,7 @@ func TestSkippedRecordsTakeTheirTime(t *testing.T) {
 		t.Fatal(err)
 	}
 	routes := chi.NewRouter()
-	service.Mount(routes)
+	service.Mount(routes, func(_ Route, serve http.HandlerFunc) http.Handler { return serve })
 	const skipped, kept = 5 * stream.ChunkRows, 10
 	r := httptest.NewRequestWithContext(llm.WithCaller(t.Context(), llm.Caller{Tenant: "acme"}), http.MethodPost, "/v1/datasets/"+id+"/cases?skip=5000",
 		strings.NewReader(strings.Repeat(`{"variables":{"x":"y"}}`+"\n", skipped+kept)))

@@ -133,7 +133,7 @@ func newMatrix(t *testing.T, change ...func(*handlers.Config)) *matrix {
 	for _, run := range []func(context.Context) error{node.Run, models.Run, serves.Run} {
 		go func() { ended <- run(ctx) }()
 	}
-	cfg := handlers.Config{Monitor: monitor.New(), Node: node, Gate: gate, LLM: models, Resources: serves, Logger: logger,
+	cfg := handlers.Config{Monitor: monitor.New(), Pools: map[string]*pgxpool.Pool{"requests": pool}, Node: node, Gate: gate, LLM: models, Resources: serves, Logger: logger,
 		APIKey: apiKey, MaxPublicationBytes: 1 << 20, Version: "test"}
 	for _, f := range change {
 		f(&cfg)

@@ -1,14 +1,22 @@
 package handlers_test
 
 import (
+	"context"
 	"io"
 	"log/slog"
 	"net/http"
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"forgewire/cache"
+	"forgewire/db"
 	"forgewire/handlers"
+	"forgewire/handlers/access"
+	"forgewire/handlers/resources"
 	"forgewire/infra/memory"
 )
 
@@ -137,4 +145,47 @@ func TestResourcesWhileMemoryIsShort(t *testing.T) {
 	if s := governor.Stats(); s.Reserved != 0 {
 		t.Errorf("%d bytes are reserved for nobody", s.Reserved)
 	}
+}
+
+// While every connection to the database is taken, each resource says that it may go well later, and is there again.
+func TestResourcesWithoutAConnection(t *testing.T) {
+	t.Parallel()
+	var pool *pgxpool.Pool
+	m := newMatrix(t, func(cfg *handlers.Config) {
+		pool = must(db.NewPool(context.Background(), db.PoolConfig{URL: cfg.Pools["requests"].Config().ConnString(), MaxConns: 1, AcquireTimeout: 50 * time.Millisecond}))
+		t.Cleanup(pool.Close)
+		cfg.Gate = must(access.New(access.Config{Pool: pool, Logger: cfg.Logger, ServerKey: apiKey, Retention: 24 * time.Hour, Flush: time.Second}))
+		values := must(cache.New(cache.Config{LocalBytes: 1 << 20, Log: cfg.Logger}))
+		cfg.Resources = must(resources.New(resources.Config{Pool: pool, Cache: values, Queue: must(db.NewQueue(pool, cfg.Logger)), Logger: cfg.Logger}))
+	})
+	ask := func(key, method, path, body string) (int, string, http.Header) {
+		t.Helper()
+		req := must(http.NewRequestWithContext(t.Context(), method, m.server.URL+path, strings.NewReader(body)))
+		req.Header.Set("Authorization", "Bearer "+key)
+		req.Header.Set("Content-Type", "application/json")
+		resp := must(m.server.Client().Do(req)) //nolint:bodyclose // it is closed below
+		defer resp.Body.Close()
+		return resp.StatusCode, string(must(io.ReadAll(resp.Body))), resp.Header
+	}
+	var taken *pgxpool.Conn
+	eventually(t, "the one connection", func() (ok bool) { // which takes longer to open than to wait for, on a busy machine
+		var err error
+		taken, err = pool.Acquire(t.Context())
+		return err == nil
+	})
+	for _, r := range [][4]string{
+		{apiKey, "GET", "/v1/prompts", ""}, {apiKey, "POST", "/v1/prompts", `{"name":"p","template":"x"}`}, {apiKey, "GET", "/v1/runs", ""},
+		{apiKey, "GET", "/v1/runs/export", ""}, {apiKey, "GET", "/v1/usage", ""}, {m.credentials["key"], "GET", "/v1/prompts", ""},
+	} {
+		status, body, h := ask(r[0], r[1], r[2], r[3])
+		if status != http.StatusServiceUnavailable || !strings.Contains(body, `"code":"service_unavailable"`) || h.Get("Retry-After") == "" ||
+			h.Get("Content-Type") != "application/problem+json" {
+			t.Errorf("%s %s: %d %s %v", r[1], r[2], status, body, h)
+		}
+	}
+	taken.Release()
+	eventually(t, "it is there again", func() bool {
+		status, _, _ := ask(m.credentials["key"], "GET", "/v1/prompts", "")
+		return status == http.StatusOK
+	})
 }

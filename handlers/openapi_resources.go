@@ -13,6 +13,9 @@ func aProblem(why string) object {
 	return object{"description": why, "content": object{problem.ContentType: object{"schema": object{"$ref": "#/components/schemas/Problem"}}}}
 }
 
+// tooOften is what FORGEWIRE_MAX_IP_REQUESTS makes of one request too many.
+func tooOften() object { return aProblem("This address asks too often: see Retry-After.") }
+
 // addResources describes the resources, from the table that their routes are made from.
 func addResources(all object, routes []resources.Route) {
 	for _, r := range routes {
@@ -26,7 +29,7 @@ func addResources(all object, routes []resources.Route) {
 func resourceOperation(r resources.Route) object {
 	text := object{"type": "string"}
 	responses := object{"400": aProblem("A parameter or the body is wrong."), "401": aProblem("No key, or one that is not good."),
-		"404": aProblem("There is none."), "503": aProblem("It may go well later: see Retry-After.")}
+		"404": aProblem("There is none."), "429": tooOften(), "503": aProblem("It may go well later: see Retry-After.")}
 	done := object{"description": "Done."}
 	switch {
 	case r.Response != nil:

@@ -2,6 +2,7 @@ package handlers_test
 
 import (
 	"encoding/json"
+	"io"
 	"net/http"
 	"strings"
 	"testing"
@@ -123,5 +124,54 @@ func TestMetricsElsewhere(t *testing.T) {
 	c := newCluster(t, func(cfg *handlers.Config) { cfg.MetricsElsewhere = true })
 	if status, _ := c.request(t, 0, http.MethodGet, "/metrics", apiKey, ""); status != http.StatusNotFound {
 		t.Errorf("status %d", status)
+	}
+}
+
+// An export is filtered as the list is, and by nothing else; how often one may ask is told everywhere.
+func TestOpenAPIOfExportsAndLimits(t *testing.T) {
+	t.Parallel()
+	m := newMatrix(t)
+	get := func(path string) (int, string) {
+		t.Helper()
+		req := must(http.NewRequestWithContext(t.Context(), http.MethodGet, m.server.URL+path, nil))
+		req.Header.Set("Authorization", "Bearer "+m.credentials["key"])
+		resp := must(m.server.Client().Do(req)) //nolint:bodyclose // it is closed below
+		defer resp.Body.Close()
+		return resp.StatusCode, string(must(io.ReadAll(resp.Body)))
+	}
+	var document struct {
+		Paths map[string]map[string]struct {
+			Parameters []struct{ Name string }
+			Responses  map[string]json.RawMessage
+		}
+	}
+	_, body := get("/api/openapi.json")
+	if err := json.Unmarshal([]byte(body), &document); err != nil {
+		t.Fatal(err)
+	}
+	valid := map[string]string{"after": "", "model": "m", "answer_id": "a", "status": "200", "cache": "hit", "since": "1", "until": "2030-01-01T00:00:00Z", "limit": "1"}
+	for path, want := range map[string]int{"/v1/runs": 8, "/v1/runs/export": 7} {
+		documented := map[string]bool{}
+		for _, p := range document.Paths[path]["get"].Parameters {
+			documented[p.Name] = true
+		}
+		if len(documented) != want {
+			t.Errorf("%s has the parameters %v", path, documented)
+		}
+		for name, value := range valid {
+			if value == "" {
+				continue // only an answer has a value for it
+			}
+			if status, body := get(path + "?" + name + "=" + value); (status == http.StatusOK) != documented[name] {
+				t.Errorf("%s?%s=%s, documented %v: %d %s", path, name, value, documented[name], status, body)
+			}
+		}
+	}
+	for _, path := range []string{"/v1/runs", "/v1/runs/export", "/v1/usage", "/v1/prompts", "/v1/datasets/{id}/cases", "/v1/evaluations/{id}"} {
+		for method, operation := range document.Paths[path] {
+			if operation.Responses["429"] == nil {
+				t.Errorf("%s %s is never too much", method, path)
+			}
+		}
 	}
 }

@@ -24,6 +24,9 @@ var runColumns = []string{"id", "started", "answer_id", "key_id", "endpoint", "m
 func (g *Gate) ExportRuns(w http.ResponseWriter, r *http.Request) {
 	caller, _ := llm.CallerFrom(r.Context())
 	f, why := parseFilter(r.URL.RawQuery)
+	if why == nil && r.URL.Query().Has("limit") {
+		why = badParameter("limit", "is of pages alone: an export has all")
+	}
 	if why != nil {
 		g.refuse(w, r, why)
 		return

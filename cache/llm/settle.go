@@ -148,7 +148,7 @@ func (s *Service) store(f *flight, end *flightEnd) {
 	s.cfg.Cache.Set(ctx, cacheKey(f.req.key), b, cache.SetOptions{TTL: ttl, StaleFor: stale, Tags: f.req.tags(), Fill: f.joins})
 	f.stored = true
 	if f.purged.Load() { // in between
-		s.cfg.Cache.Delete(ctx, cacheKey(f.req.key))
+		_ = s.cfg.Cache.Delete(ctx, cacheKey(f.req.key)) // what it could not delete, it remembers
 	}
 }
 

@@ -175,7 +175,7 @@ func TestModelsOverTwoReplicas(t *testing.T) {
 	}
 	for i, name := range []string{id, id, "chatcmpl-1"} {
 		_, b := request(t, "GET", urls[i%2]+"/v1/responses/"+name+"?stream=true&starting_after=17", "", testKey)
-		if !strings.HasPrefix(string(b), "id: 18\n") || !strings.Contains(string(b), "w19 ") || !strings.HasSuffix(string(b), "data: [DONE]\n\n") {
+		if !strings.HasPrefix(b, "id: 18\n") || !strings.Contains(b, "w19 ") || !strings.HasSuffix(b, "data: [DONE]\n\n") {
 			t.Errorf("%s: %s", name, b)
 		}
 	}

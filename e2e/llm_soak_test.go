@@ -18,6 +18,7 @@ import (
 
 // Everything that a request may do, many times; then the replica is as it was: files, memory and goroutines.
 func TestLLMSoak(t *testing.T) {
+	variant(t)
 	heavy(t)
 	c := newLLM(t, nil, map[string]fakellm.Behaviour{
 		"m": {Tokens: 20}, "paced": {Tokens: 20, Interval: 2 * time.Millisecond}, "cut": {Fault: fakellm.Cut, After: 5},

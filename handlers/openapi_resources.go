@@ -74,6 +74,7 @@ func resourceOperation(r resources.Route) object {
 		responses["413"], responses["415"], responses["422"] = aProblem("Too large."), aProblem("Not JSON."), aProblem("The body asks for what there is not.")
 	} else if len(r.RequestTypes) > 0 {
 		o["requestBody"] = object{"required": true, "content": streams(r.RequestTypes)}
+		responses["415"] = aProblem("Neither NDJSON nor CSV, or packed in an unknown way.")
 	}
 	return o
 }

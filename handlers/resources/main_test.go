@@ -182,7 +182,7 @@ func (r *replica) do(t testing.TB, key, method, path, body string, headers ...st
 	return answer{resp, string(must(io.ReadAll(resp.Body)))}
 }
 
-// expect is do, and the status that must come; a refusal must be a problem with the code.
+// expect is do, and the status that must come, with what the document says of it; a refusal must be a problem with the code.
 func (r *replica) expect(t testing.TB, status int, code, key, method, path, body string, headers ...string) answer {
 	t.Helper()
 	a := r.do(t, key, method, path, body, headers...)
@@ -190,6 +190,7 @@ func (r *replica) expect(t testing.TB, status int, code, key, method, path, body
 		t.Errorf("%s %s: %d, not %d: %s", method, path, a.StatusCode, status, a.body)
 		return a
 	}
+	r.conforms(t, method, path, a)
 	if status < 400 {
 		return a
 	}

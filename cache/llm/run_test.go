@@ -81,6 +81,13 @@ func TestWhoJoinsHasBodiesOfHisOwn(t *testing.T) {
 // TestEachRequestIsOneRun: no less, whatever became of it, and no more, whoever made the answer.
 func TestEachRequestIsOneRun(t *testing.T) {
 	u := newUpstream(t)
+	type handler = func(int64, http.ResponseWriter, *http.Request, []byte) bool
+	var now atomic.Pointer[handler] // of what the upstream cut off it may still be at work
+	answers := func(h handler) { now.Store(&h) }
+	answers(func(int64, http.ResponseWriter, *http.Request, []byte) bool { return false })
+	u.handle = func(call int64, w http.ResponseWriter, q *http.Request, body []byte) bool {
+		return (*now.Load())(call, w, q, body)
+	}
 	n := newNetwork(t)
 	short := func(c *Config) { c.TTLs.Evaluation = 20 * time.Millisecond }
 	a, b := n.replica(one(t, u), short), n.replica(one(t, u), short)
@@ -100,10 +107,10 @@ func TestEachRequestIsOneRun(t *testing.T) {
 
 	a.post(t, "chat/completions", ask("stale", ""), HeaderClass, ClassEvaluation)
 	only(a, "a miss", func(r Run) bool { return r.Status == 200 && r.Cache == Miss && r.CostMicros > 0 })
-	u.handle = answering(400, "application/json", "{}")
+	answers(answering(400, "application/json", "{}"))
 	a.post(t, "chat/completions", ask("refused", ""))
 	only(a, "a failure", func(r Run) bool { return r.Status == 400 && r.Cache == Miss })
-	u.handle = streaming("CUT")
+	answers(streaming("CUT"))
 	eventually(t, 5*time.Second, "a stale answer", func() bool {
 		_, fresh, bid := a.lookup(t.Context(), mustRead(t, a, ask("stale", "")))
 		a.unbid(bid)
@@ -113,11 +120,15 @@ func TestEachRequestIsOneRun(t *testing.T) {
 	only(a, "stale-if-error", func(r Run) bool { return r.Status == 200 && r.Cache == Stale && r.Error == "" && r.SavedMicros > 0 })
 
 	// On another replica: one fails, one leaves before anything comes.
-	hangs := make(chan struct{})
-	u.handle = func(call int64, w http.ResponseWriter, q *http.Request, body []byte) bool {
-		<-hangs
-		return answering(400, "application/json", "{}")(call, w, q, body)
+	hang := func() (hangs chan struct{}) {
+		hangs = make(chan struct{})
+		answers(func(call int64, w http.ResponseWriter, q *http.Request, body []byte) bool {
+			<-hangs
+			return answering(400, "application/json", "{}")(call, w, q, body)
+		})
+		return hangs
 	}
+	hangs := hang()
 	calls := u.calls.Load()
 	first := a.listen(t, ask("elsewhere", streamed))
 	eventually(t, 5*time.Second, "the call", func() bool { return u.calls.Load() == calls+1 })
@@ -129,7 +140,7 @@ func TestEachRequestIsOneRun(t *testing.T) {
 	only(a, "the leader's", func(r Run) bool { return r.Status == 400 && r.Cache == Miss })
 	only(b, "the follower's", func(r Run) bool { return r.Status == 400 && r.Cache == Collapsed })
 
-	hangs = make(chan struct{})
+	hangs = hang()
 	first = a.listen(t, ask("left", streamed))
 	eventually(t, 5*time.Second, "the call", func() bool { return u.calls.Load() == calls+2 })
 	second = b.listen(t, ask("left", streamed))
@@ -142,14 +153,13 @@ func TestEachRequestIsOneRun(t *testing.T) {
 	only(b, "who left", func(r Run) bool { return r.Error == "client_left" && r.Cache == Collapsed })
 
 	// The leader is gone, and who followed leads.
-	hangs = make(chan struct{})
-	u.handle = func(call int64, _ http.ResponseWriter, q *http.Request, _ []byte) bool {
+	answers(func(call int64, _ http.ResponseWriter, q *http.Request, _ []byte) bool {
 		if call == calls+3 {
 			<-q.Context().Done()
 			return true
 		}
 		return false
-	}
+	})
 	a.listen(t, ask("taken over", streamed))
 	eventually(t, 5*time.Second, "the call", func() bool { return u.calls.Load() == calls+3 })
 	second = b.listen(t, ask("taken over", streamed))

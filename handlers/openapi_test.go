@@ -109,8 +109,12 @@ func TestStatsAndMetrics(t *testing.T) {
 	}
 	c.call(t, 1, "disconnect", `{"user":"alice"}`)
 	alice.closed(t)
-	_, body := c.request(t, 0, http.MethodGet, "/metrics", apiKey, "")
-	for _, line := range []string{"forgewire_node_num_clients_limit 100", `forgewire_node_build{version="test"} 1`, `forgewire_client_num_server_disconnects{code="3503"} 2`,
+	var body string
+	eventually(t, "both ends are counted", func() bool {
+		_, body = c.request(t, 0, http.MethodGet, "/metrics", apiKey, "")
+		return strings.Contains(body, `forgewire_client_num_server_disconnects{code="3503"} 2`)
+	})
+	for _, line := range []string{"forgewire_node_num_clients_limit 100", `forgewire_node_build{version="test"} 1`,
 		"forgewire_client_connections_accepted 2", "forgewire_publisher_flush_messages_count 1", "forgewire_broker_pub_sub_lag_seconds_bucket", "go_goroutines"} {
 		if !strings.Contains(body, line) {
 			t.Errorf("the metrics lack %s", line)

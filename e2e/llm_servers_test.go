@@ -107,7 +107,7 @@ func TestLLMPostgresAway(t *testing.T) {
 			c := newLLM(t, stack, map[string]fakellm.Behaviour{"held": model, "m": {Tokens: 5}})
 			c.t = t
 			known := name + " before"
-			c.mustAsk(0, "/chat/completions", asking("m", known, nil))
+			c.stored("/chat/completions", asking("m", known, nil))
 			s := c.open(0, "/chat/completions", asking("held", name, object{"stream": true}))
 			s.await(" 3")
 			if err := accident.begin(); err != nil {

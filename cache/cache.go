@@ -166,7 +166,11 @@ func (c *Cache) remove(ctx context.Context, names []string) error {
 	if c.notices.bus == nil {
 		return nil
 	}
-	return c.notices.flush(ctx)
+	err := c.notices.flush(ctx)
+	if err != nil {
+		c.notices.add() // no name, but run tries again: it may have found nothing to send while we had it
+	}
+	return err
 }
 
 func (c *Cache) removeLocal(names []string) {

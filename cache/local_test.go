@@ -208,7 +208,7 @@ func TestNoticesRest(t *testing.T) {
 		done := make(chan error)
 		go func() { done <- n.run(ctx) }()
 		n.add("name")
-		time.Sleep(10*announceRetry + announceRetry/2)
+		<-time.After(10*announceRetry + announceRetry/2) // of the bubble
 		cancel()
 		if err := <-done; err != nil {
 			t.Error(err)

@@ -136,7 +136,7 @@ func (c *client) askOne(ctx context.Context, q question, r route) (last *answer,
 		}
 	}()
 	for attempt := 0; ; attempt++ {
-		resp, e := c.send(own, q, r) //nolint:bodyclose // whoever gets the answer closes it, and drain those that nobody gets
+		resp, e := c.send(own, q, r) // whoever gets the answer closes it, and drain those that nobody gets
 		if own.Err() != nil {
 			if e == nil {
 				_ = resp.Body.Close() // it came too late

@@ -224,6 +224,15 @@ func newServer(h http.Handler, logger *slog.Logger) *http.Server {
 	}
 }
 
+// endRequests waits for requests that are under way, and cuts what did not end in its time.
+func (a *app) endRequests(ctx context.Context) {
+	grace, cancel := context.WithTimeout(ctx, a.cfg.ShutdownTimeout-a.cfg.ShutdownTimeout/flushShare)
+	defer cancel()
+	if err := a.server.Shutdown(grace); err != nil {
+		_ = a.server.Close() // which has nothing to tell
+	}
+}
+
 // Run serves on ln until ctx ends, and then stops in order: no new connection; clients are told to reconnect
 // elsewhere while requests that are under way end; the database last. It takes the configured grace at most.
 // Metrics is the listener for those, or nil.
@@ -275,11 +284,7 @@ func (a *app) Run(ctx context.Context, ln, metrics net.Listener) error {
 	})
 	underWay.Go(func() {
 		<-ctx.Done()
-		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), a.cfg.ShutdownTimeout-a.cfg.ShutdownTimeout/flushShare)
-		defer cancel()
-		if err := a.server.Shutdown(grace); err != nil {
-			_ = a.server.Close() // what did not end in its time is cut
-		}
+		a.endRequests(context.WithoutCancel(ctx))
 	})
 	g.Go(func() error {
 		defer endGate()

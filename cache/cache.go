@@ -163,10 +163,7 @@ func (c *Cache) remove(ctx context.Context, names []string) error {
 		return nil
 	}
 	c.removeLocal(names)
-	if c.notices.bus == nil {
-		return nil
-	}
-	err := c.notices.flush(ctx)
+	err := c.notices.flush(ctx) // without a bus nothing is queued
 	if err != nil {
 		c.notices.add() // no name, but run tries again: it may have found nothing to send while we had it
 	}

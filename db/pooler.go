@@ -34,11 +34,13 @@ func (p *poolerCheck) prepare(cc *pgx.ConnConfig) {
 	}
 }
 
-// askProcess also lets the server notice within half a minute that we are gone without a word, as a machine is that is
-// suspended and then thrown away; else our connections would be held for hours. Not a pooler's, which are everybody's.
-const askProcess = `SELECT pg_backend_pid(), CASE pg_backend_pid() WHEN %d THEN set_config('tcp_keepalives_idle', '10', false)
-	|| set_config('tcp_keepalives_interval', '5', false) || set_config('tcp_keepalives_count', '4', false)
-	|| set_config('tcp_user_timeout', '30000', false) END`
+// KeepAlive is an expression of SQL that lets the server notice within half a minute that the session's client is gone
+// without a word, as a machine is that is suspended and then thrown away; else it would hold the connection for hours.
+const KeepAlive = `set_config('tcp_keepalives_idle', '10', false) || set_config('tcp_keepalives_interval', '5', false)
+	|| set_config('tcp_keepalives_count', '4', false) || set_config('tcp_user_timeout', '30000', false)`
+
+// askProcess also sets KeepAlive, but not on a pooler's sessions, which are everybody's.
+const askProcess = `SELECT pg_backend_pid(), CASE pg_backend_pid() WHEN %d THEN ` + KeepAlive + ` END`
 
 // look compares the two numbers, on every new connection: the address may lead elsewhere tomorrow. It asks
 // without a statement, as it may be talking to a pooler.

@@ -57,6 +57,24 @@ func describe(name, help string, labels ...string) *prometheus.Desc {
 	return prometheus.NewDesc("forgewire_"+name, help, labels, nil)
 }
 
+// metrics is where a collector sends figures.
+type metrics chan<- prometheus.Metric
+
+func (m metrics) gauge(d *prometheus.Desc, v float64, labels ...string) {
+	m <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+}
+
+func (m metrics) counter(d *prometheus.Desc, v float64, labels ...string) {
+	m <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, v, labels...)
+}
+
+func oneIf(yes bool) float64 {
+	if yes {
+		return 1
+	}
+	return 0
+}
+
 // nodeCollector asks a node for its figures when it is scraped: nothing is counted for Prometheus alone.
 type nodeCollector struct {
 	node *realtime.Node
@@ -77,23 +95,15 @@ func (nodeCollector) Describe(chan<- *prometheus.Desc) {}
 // Collect sends the figures of now.
 func (c nodeCollector) Collect(out chan<- prometheus.Metric) {
 	s := c.node.Stats()
-	send := func(d *prometheus.Desc, kind prometheus.ValueType, v float64, labels ...string) {
-		out <- prometheus.MustNewConstMetric(d, kind, v, labels...)
-	}
-	gauges := map[*prometheus.Desc]float64{
+	m := metrics(out)
+	for d, v := range map[*prometheus.Desc]float64{
 		metricClients: float64(s.Connections.Total), metricClientsLimit: float64(s.Connections.Limit), metricUsers: float64(s.Connections.Users),
 		metricSubscriptions: float64(s.Connections.Subscriptions), metricChannels: float64(s.Connections.Channels),
 		metricAge: s.Listener.LastNotificationAge, metricWaiting: float64(s.Queues.PublisherWaiting),
-		metricShardEvents: float64(s.Queues.ShardEvents), metricPresenceDirty: float64(s.Queues.PresenceDirty), metricListening: 0, metricResting: 0,
-	}
-	if s.Listener.Connected {
-		gauges[metricListening] = 1
-	}
-	if s.Listener.Resting {
-		gauges[metricResting] = 1
-	}
-	for d, v := range gauges {
-		send(d, prometheus.GaugeValue, v)
+		metricShardEvents: float64(s.Queues.ShardEvents), metricPresenceDirty: float64(s.Queues.PresenceDirty),
+		metricListening: oneIf(s.Listener.Connected), metricResting: oneIf(s.Listener.Resting),
+	} {
+		m.gauge(d, v)
 	}
 	for d, v := range map[*prometheus.Desc]uint64{
 		metricPublished: s.Messages.Published, metricReceived: s.Messages.Received, metricCommands: s.Messages.Commands, metricSent: s.Messages.Sent,
@@ -102,24 +112,20 @@ func (c nodeCollector) Collect(out chan<- prometheus.Metric) {
 		metricWebhookSent: s.Webhooks.Delivered, metricWebhookFailed: s.Webhooks.Failed,
 		metricWebhookGaveUp: s.Webhooks.Discarded, metricWebhookLost: s.Webhooks.Dropped,
 	} {
-		send(d, prometheus.CounterValue, float64(v))
+		m.counter(d, float64(v))
 	}
 	for _, l := range s.Logs {
-		connected := 0.0
-		if l.Connected {
-			connected = 1
-		}
 		place := strconv.Itoa(l.Place)
-		send(metricLogConnected, prometheus.GaugeValue, connected, place)
-		send(metricLogWaiting, prometheus.GaugeValue, float64(l.Waiting), place)
+		m.gauge(metricLogConnected, oneIf(l.Connected), place)
+		m.gauge(metricLogWaiting, float64(l.Waiting), place)
 		for d, v := range map[*prometheus.Desc]uint64{metricLogPublished: l.Published, metricLogReceived: l.Received,
 			metricLogFailed: l.Failed, metricLogForwarded: l.Forwarded} {
-			send(d, prometheus.CounterValue, float64(v), place)
+			m.counter(d, float64(v), place)
 		}
 	}
-	send(metricBuild, prometheus.GaugeValue, 1, c.node.Info().Version)
+	m.gauge(metricBuild, 1, c.node.Info().Version)
 	for code, n := range s.Connections.Disconnects {
-		send(metricDisconnects, prometheus.CounterValue, float64(n), strconv.Itoa(int(code)))
+		m.counter(metricDisconnects, float64(n), strconv.Itoa(int(code)))
 	}
 	for d, h := range map[*prometheus.Desc]realtime.Histogram{metricLag: s.Listener.Lag, metricFlushMessages: s.Flushes.Messages, metricFlushSeconds: s.Flushes.Seconds} {
 		buckets := make(map[float64]uint64, len(h.Buckets))

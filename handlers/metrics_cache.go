@@ -43,31 +43,22 @@ func (cacheCollector) Describe(chan<- *prometheus.Desc) {}
 
 // Collect sends the figures of now.
 func (c cacheCollector) Collect(out chan<- prometheus.Metric) {
-	count := func(d *prometheus.Desc, v float64, labels ...string) {
-		out <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, v, labels...)
-	}
-	gauge := func(d *prometheus.Desc, v float64) {
-		out <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v)
-	}
+	m := metrics(out)
 	if c.cache != nil {
 		s := c.cache.Counted()
-		available := 1.0
-		if s.State == cache.StateUnavailable {
-			available = 0
-		}
-		gauge(metricCacheAvailable, available)
+		m.gauge(metricCacheAvailable, oneIf(s.State != cache.StateUnavailable))
 		for result, n := range map[string]int64{"local": s.LocalHits, "remote": s.RemoteHits, "miss": s.Misses} {
-			count(metricCacheLookups, float64(n), result)
+			m.counter(metricCacheLookups, float64(n), result)
 		}
 		for why, n := range map[string]int64{"error": s.Errors, "skipped": s.Skipped} {
-			count(metricCacheFailed, float64(n), why)
+			m.counter(metricCacheFailed, float64(n), why)
 		}
 		for d, n := range map[*prometheus.Desc]int64{metricCacheStale: s.StaleHits, metricCacheFills: s.Fills, metricCacheJoined: s.Joined,
 			metricCacheSets: s.Sets, metricCacheCorrupt: s.Corrupt} {
-			count(d, float64(n))
+			m.counter(d, float64(n))
 		}
 		for d, n := range map[*prometheus.Desc]int64{metricCacheBytes: s.LocalBytes, metricCacheEntries: s.LocalEntries, metricCachePending: s.Pending} {
-			gauge(d, float64(n))
+			m.gauge(d, float64(n))
 		}
 	}
 	if c.models == nil {
@@ -75,14 +66,14 @@ func (c cacheCollector) Collect(out chan<- prometheus.Metric) {
 	}
 	s, _ := c.models.Stats()
 	for outcome, n := range map[llm.Outcome]int64{llm.Hit: s.Hits, llm.Miss: s.Misses, llm.Collapsed: s.Collapsed, llm.Stale: s.Stale, llm.Bypass: s.Bypassed} {
-		count(metricModelRequests, float64(n), string(outcome))
+		m.counter(metricModelRequests, float64(n), string(outcome))
 	}
-	count(metricModelFailed, float64(s.Failed))
-	count(metricModelTokens, float64(s.TokensSaved))
-	count(metricModelPaid, float64(s.CostMicros)/1e6)
-	count(metricModelSaved, float64(s.SavedMicros)/1e6)
+	m.counter(metricModelFailed, float64(s.Failed))
+	m.counter(metricModelTokens, float64(s.TokensSaved))
+	m.counter(metricModelPaid, float64(s.CostMicros)/1e6)
+	m.counter(metricModelSaved, float64(s.SavedMicros)/1e6)
 	// It is a sum in any order: without its last bits, which may be less than they were, or Prometheus takes the replica
 	// for a new one.
-	count(metricModelSeconds, math.Round(s.SecondsAvoided*1e3)/1e3)
-	gauge(metricModelAway, float64(c.models.Away()))
+	m.counter(metricModelSeconds, math.Round(s.SecondsAvoided*1e3)/1e3)
+	m.gauge(metricModelAway, float64(c.models.Away()))
 }

@@ -50,43 +50,37 @@ func (systemCollector) Describe(chan<- *prometheus.Desc) {}
 
 // Collect sends the figures of now.
 func (c systemCollector) Collect(out chan<- prometheus.Metric) {
-	send := func(d *prometheus.Desc, kind prometheus.ValueType, v float64, labels ...string) {
-		out <- prometheus.MustNewConstMetric(d, kind, v, labels...)
-	}
+	m := metrics(out)
 	for _, b := range c.monitor.Buckets() {
 		out <- prometheus.MustNewConstHistogram(metricDurations, b.Count, b.Seconds, b.UpTo, b.Method, b.Route)
 		for class, n := range b.Statuses {
-			send(metricRequests, prometheus.CounterValue, float64(n), b.Method, b.Route, class)
+			m.counter(metricRequests, float64(n), b.Method, b.Route, class)
 		}
 	}
 	for name, pool := range c.pools {
 		s := db.PoolStats(pool)
 		for d, v := range map[*prometheus.Desc]int64{metricPoolBase: s.Base, metricPoolCeiling: s.Ceiling, metricPoolInUse: s.InUse,
 			metricPoolIdle: s.Idle, metricPoolWaiting: s.Waiting} {
-			send(d, prometheus.GaugeValue, float64(v), name)
+			m.gauge(d, float64(v), name)
 		}
 		for d, v := range map[*prometheus.Desc]float64{metricPoolAcquired: float64(s.Acquired), metricPoolWaited: float64(s.Waited),
 			metricPoolWait: s.WaitSeconds, metricPoolOpened: float64(s.Opened), metricPoolEnded: float64(s.Ended)} {
-			send(d, prometheus.CounterValue, v, name)
+			m.counter(d, v, name)
 		}
-		send(metricPoolRefused, prometheus.CounterValue, float64(s.TimedOut), name, "timeout")
-		send(metricPoolRefused, prometheus.CounterValue, float64(s.Refused), name, "queue")
+		m.counter(metricPoolRefused, float64(s.TimedOut), name, "timeout")
+		m.counter(metricPoolRefused, float64(s.Refused), name, "queue")
 	}
 	runs := c.gate.Stats()
-	send(metricRunsWritten, prometheus.CounterValue, float64(runs.Written))
-	send(metricRunsDropped, prometheus.CounterValue, float64(runs.Dropped))
-	send(metricRunsWaiting, prometheus.GaugeValue, float64(runs.Waiting))
+	m.counter(metricRunsWritten, float64(runs.Written))
+	m.counter(metricRunsDropped, float64(runs.Dropped))
+	m.gauge(metricRunsWaiting, float64(runs.Waiting))
 	if c.memory == nil {
 		return
 	}
 	s := c.memory.Stats()
-	shedding := 0.0
-	if s.Level == memory.Shed.String() {
-		shedding = 1
-	}
 	for d, v := range map[*prometheus.Desc]float64{metricMemoryLimit: float64(s.Limit), metricMemoryUsed: float64(s.Used),
-		metricMemoryReserved: float64(s.Reserved), metricMemoryShedding: shedding} {
-		send(d, prometheus.GaugeValue, v)
+		metricMemoryReserved: float64(s.Reserved), metricMemoryShedding: oneIf(s.Level == memory.Shed.String())} {
+		m.gauge(d, v)
 	}
-	send(metricMemoryRefused, prometheus.CounterValue, float64(s.Refused))
+	m.counter(metricMemoryRefused, float64(s.Refused))
 }

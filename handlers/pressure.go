@@ -35,7 +35,7 @@ func (s *server) shed(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if s.memory != nil && s.memory.Shedding() {
 			if problem.Wanted(r.URL.Path) {
-				problem.Later("memory_short", errShedding.Message).Write(w)
+				problem.MemoryShort.Write(w)
 				return
 			}
 			s.fail(w, r, http.StatusServiceUnavailable, errShedding)

@@ -339,9 +339,7 @@ func connect(ctx context.Context, url, name string) (*pgx.Conn, error) {
 		return nil, fmt.Errorf("connect to the database: %w", err)
 	}
 	var standby bool
-	err = conn.QueryRow(ctx, `SELECT pg_is_in_recovery(), set_config('tcp_keepalives_idle', '10', false),
-		set_config('tcp_keepalives_interval', '5', false), set_config('tcp_keepalives_count', '4', false),
-		set_config('tcp_user_timeout', '30000', false)`).Scan(&standby, nil, nil, nil, nil)
+	err = conn.QueryRow(ctx, "SELECT pg_is_in_recovery(), "+db.KeepAlive).Scan(&standby, nil)
 	if err == nil && standby {
 		err = errors.New("the server is a standby, which can neither LISTEN nor take writes")
 	}

@@ -87,7 +87,7 @@ func decodeMeta(s string) (m Meta, err error) {
 	return m, err
 }
 
-// size is what counts wherever messages are bounded in bytes: the data may be the least of it.
+// size is what counts where what is kept or read of the past is bounded in bytes: the data may be the least of it.
 func (m *Message) size() int {
 	n := len(m.Data)
 	if i := m.Meta.Info; i != nil {

@@ -79,7 +79,7 @@ func (n *Node) enter() bool {
 	}
 }
 
-// join adds a connection that entered to the hub. One that did so too late for dismiss to see it is told to go.
+// join adds a connection that entered to the hub. One that did so too late for Drain to see it is told to go.
 func (n *Node) join(c *client) {
 	c.shard.add(c)
 	select {

@@ -1,6 +1,8 @@
 package llm
 
 import (
+	"context"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -24,8 +26,8 @@ func TestASlowReaderGetsAll(t *testing.T) {
 	}
 	small.Start()
 	defer small.Close()
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, Dial: func(network, address string) (net.Conn, error) {
-		c, err := net.Dial(network, address)
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+		c, err := (&net.Dialer{}).DialContext(ctx, network, address)
 		if err == nil {
 			err = c.(*net.TCPConn).SetReadBuffer(32 << 10)
 		}
@@ -46,7 +48,7 @@ func TestASlowReaderGetsAll(t *testing.T) {
 		}
 		pace.Stop()
 		resp.Body.Close()
-		if err != io.EOF || !strings.Contains(got.String(), big) {
+		if !errors.Is(err, io.EOF) || !strings.Contains(got.String(), big) {
 			t.Errorf("%s: %v after %d bytes", how, err, got.Len())
 		}
 		r.settled(t)

@@ -42,6 +42,9 @@ func Later(code, detail string) *Problem {
 	return p
 }
 
+// MemoryShort is for what is not begun, or not taken, while memory is short.
+var MemoryShort = Later("memory_short", "memory is short, try again soon")
+
 // Error is the code and the detail.
 func (p *Problem) Error() string { return p.Code + ": " + p.Detail }
 

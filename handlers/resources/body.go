@@ -35,7 +35,7 @@ func (c *call) decode(v any) error {
 		return problem.New(http.StatusRequestEntityTooLarge, "body_too_large", fmt.Sprintf("the body has more than %d bytes", large.Limit))
 	}
 	if errors.Is(err, memory.ErrShort) {
-		return short
+		return problem.MemoryShort
 	}
 	if err != nil {
 		return problem.Bad("body_incomplete", "", "the body did not arrive whole")

@@ -1,6 +1,7 @@
 package resources
 
 import (
+	"context"
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/json"
@@ -185,3 +186,12 @@ func names(values []string, etag string) bool {
 
 // etagOf is the ETag of a resource that counts its changes.
 func etagOf(revision int64) string { return fmt.Sprintf(`"%d"`, revision) }
+
+// tell publishes a change of a tenant's resources, in its transaction, on the channel of the namespace that is theirs.
+func tell(ctx context.Context, tx pgx.Tx, namespace, tenant string, change any) error {
+	b, err := json.Marshal(change)
+	if err != nil {
+		return fmt.Errorf("encode a change: %w", err)
+	}
+	return db.Tell(ctx, tx, "$"+namespace+":"+tenant, b)
+}

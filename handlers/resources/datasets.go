@@ -1,8 +1,6 @@
 package resources
 
 import (
-	"encoding/json"
-	"fmt"
 	"net/http"
 	"reflect"
 	"slices"
@@ -135,11 +133,7 @@ type datasetChange struct {
 
 // tellDataset tells of a change, in its transaction.
 func (c *call) tellDataset(tx pgx.Tx, event string, d db.Dataset) error {
-	b, err := json.Marshal(datasetChange{Event: event, ID: d.ID, Cases: d.Cases})
-	if err != nil {
-		return fmt.Errorf("encode a change: %w", err)
-	}
-	return db.Tell(c.ctx, tx, "$"+DatasetNamespace+":"+c.tenant, b)
+	return tell(c.ctx, tx, DatasetNamespace, c.tenant, datasetChange{Event: event, ID: d.ID, Cases: d.Cases})
 }
 
 func exportCases(c *call) error {

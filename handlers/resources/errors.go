@@ -18,7 +18,6 @@ var (
 	nameTaken = problem.New(http.StatusConflict, "name_taken", "there is one of this name already")
 	inUse     = problem.New(http.StatusConflict, "in_use", "an evaluation refers to it: delete that first")
 	busy      = problem.Later("busy", "others hold what this needs: send it again")
-	short     = problem.Later("memory_short", "memory is short, try again soon")
 	away      = problem.Later("service_unavailable", "the database cannot be asked at the moment")
 	internal  = problem.New(http.StatusInternalServerError, "internal_error", "something went wrong here; the request's id is in X-Request-Id")
 )

@@ -164,11 +164,8 @@ func tellProgress(ctx context.Context, tx pgx.Tx, tenant string, e db.Evaluation
 }
 
 func tellEvaluation(ctx context.Context, tx pgx.Tx, tenant, event string, e db.Evaluation) error {
-	b, err := json.Marshal(progress{Event: event, ID: e.ID, Status: e.Status, Error: e.Error, Cases: e.Cases, Done: e.Done, Passed: e.Passed, Errors: e.Errors})
-	if err != nil {
-		return fmt.Errorf("encode the progress: %w", err)
-	}
-	return db.Tell(ctx, tx, "$"+EvaluationNamespace+":"+tenant, b)
+	return tell(ctx, tx, EvaluationNamespace, tenant,
+		progress{Event: event, ID: e.ID, Status: e.Status, Error: e.Error, Cases: e.Cases, Done: e.Done, Passed: e.Passed, Errors: e.Errors})
 }
 
 // work is what one batch needs.

@@ -129,15 +129,10 @@ func (c *call) changedPrompt(tx pgx.Tx, event string, status int, p db.Prompt, e
 	if err != nil {
 		return reply{}, err
 	}
-	told, err := json.Marshal(promptChange{Event: event, ID: p.ID, Version: p.Newest, ETag: etagOf(p.Revision)})
-	if err != nil {
-		return reply{}, fmt.Errorf("encode a change: %w", err)
-	}
-	tag := promptTag(c.tenant, p.ID)
-	if err = db.Tell(c.ctx, tx, Channels+c.tenant, told); err != nil {
+	if err = tell(c.ctx, tx, PromptNamespace, c.tenant, promptChange{Event: event, ID: p.ID, Version: p.Newest, ETag: etagOf(p.Revision)}); err != nil {
 		return reply{}, err
 	}
-	a := reply{status: status, forget: tag}
+	a := reply{status: status, forget: promptTag(c.tenant, p.ID)}
 	if status != http.StatusNoContent {
 		a.body, a.etag, a.location = showPrompt(p), etagOf(p.Revision), "/v1/prompts/"+p.ID
 	}

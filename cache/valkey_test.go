@@ -3,6 +3,7 @@ package cache
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"fmt"
 	"strings"
 	"sync"
@@ -162,14 +163,22 @@ func TestLeaseIsHeld(t *testing.T) {
 func TestDeadLeaseIsReplaced(t *testing.T) {
 	t.Parallel()
 	c, other := connected(t, sharedURL(t)), admin(t, sharedURL(t))
-	key := unique(t)
-	tell(t, other, "SET", leaseName(valueName(key)), "somebody who just died", "PX", millis(leaseLife))
-	began := time.Now()
-	e, err := c.Fetch(t.Context(), key, FetchOptions{TTL: time.Hour}, constant("v"))
-	took := time.Since(began)
-	if err != nil || e.Source != Filled || took > time.Second || took < leaseLife/2 {
-		t.Errorf("%+v, %v, after %s", e, err, took)
-	}
+	var key string
+	eventually(t, func() bool {
+		key = unique(t) + rand.Text()
+		tell(t, other, "SET", leaseName(valueName(key)), "somebody who just died", "PX", millis(leaseLife))
+		before := c.Counted()
+		began := time.Now()
+		e, err := c.Fetch(t.Context(), key, FetchOptions{TTL: time.Hour}, constant("v"))
+		took := time.Since(began)
+		if after := c.Counted(); after.Errors > before.Errors || after.Skipped > before.Skipped {
+			return false // on a busy machine Valkey was too slow, and so nobody waited for it
+		}
+		if err != nil || e.Source != Filled || took > time.Second || took < leaseLife/2 {
+			t.Errorf("%+v, %v, after %s", e, err, took)
+		}
+		return true
+	}, "Valkey is too slow all the time")
 	mustGet(t, c, key, "v")
 }
 

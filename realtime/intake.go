@@ -69,10 +69,14 @@ func (in *intake) tell(e event) {
 	in.hub.tell(e)
 }
 
-// position is how far the log was handed on, as the first shard sees it.
-func (in *intake) position() Position {
-	s := in.hub.shards[0]
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.heads[in.place]
+// position is how far the log was handed on to every shard: where the one stands that is furthest behind.
+func (in *intake) position() (p Position) {
+	for i, s := range in.hub.shards {
+		s.mu.Lock()
+		if head := s.heads[in.place]; i == 0 || head.Offset < p.Offset {
+			p = head
+		}
+		s.mu.Unlock()
+	}
+	return p
 }

@@ -6,12 +6,15 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/andybalholm/brotli"
 	"github.com/klauspost/compress/zstd"
+
+	"forgewire/handlers/stream"
 )
 
 const makeRuns = `INSERT INTO forgewire.runs SELECT 'run_' || translate(lpad(n::text, 8, '0'), '0189', 'abcd'), now() - n * interval '1 ms', 'acme', 'a', '', 'chat/completions',
@@ -19,9 +22,9 @@ const makeRuns = `INSERT INTO forgewire.runs SELECT 'run_' || translate(lpad(n::
 
 func (s *stack) runs(t *testing.T, n int) {
 	t.Helper()
-	for _, sql := range []string{"SELECT forgewire.make_run_partitions()", strings.Replace(makeRuns, "$1::int", "20500", 1)} {
+	for _, sql := range []string{"SELECT forgewire.make_run_partitions()", strings.Replace(makeRuns, "$1::int", strconv.Itoa(n), 1)} {
 		if _, err := s.replicas[0].pool.Exec(t.Context(), sql); err != nil {
-			t.Fatal(n, err)
+			t.Fatal(err)
 		}
 	}
 }
@@ -30,7 +33,8 @@ func (s *stack) runs(t *testing.T, n int) {
 func TestExports(t *testing.T) {
 	t.Parallel()
 	s := newStack(t, "")
-	s.runs(t, 20500)
+	const all, read = 4*stream.ChunkRows + 500, 2*stream.ChunkRows + 345
+	s.runs(t, all)
 	r := s.replicas[0]
 	for encoding, decode := range map[string]func(io.Reader) io.Reader{
 		"gzip": func(r io.Reader) io.Reader { return must(gzip.NewReader(r)) },
@@ -41,14 +45,14 @@ func TestExports(t *testing.T) {
 		if a.Header.Get("Content-Encoding") != encoding || len(a.body) > 2<<20 {
 			t.Errorf("%s: %v, %d bytes", encoding, a.Header, len(a.body))
 		}
-		if lines := strings.Count(string(must(io.ReadAll(decode(strings.NewReader(a.body))))), "\n"); lines != 20500 {
+		if lines := strings.Count(string(must(io.ReadAll(decode(strings.NewReader(a.body))))), "\n"); lines != all {
 			t.Errorf("%s: %d lines", encoding, lines)
 		}
 	}
 	lines := strings.Split(strings.TrimSpace(r.expect(t, 200, "", s.acme, "GET", "/v1/runs/export", "").body), "\n")
-	_, cursor, _ := strings.Cut(lines[12_344], `"cursor":"`)
+	_, cursor, _ := strings.Cut(lines[read-1], `"cursor":"`)
 	rest := r.expect(t, 200, "", s.acme, "GET", "/v1/runs/export?after="+strings.TrimSuffix(cursor, `"}`), "").body
-	if got := strings.Split(strings.TrimSpace(rest), "\n"); len(got) != 20500-12_345 || got[0] != lines[12_345] {
+	if got := strings.Split(strings.TrimSpace(rest), "\n"); len(got) != all-read || got[0] != lines[read] {
 		t.Errorf("%d lines behind the cursor", len(got))
 	}
 	if table := r.expect(t, 200, "", s.evil, "GET", "/v1/runs/export", "", "Accept: text/csv").body; strings.Count(table, "\n") != 1 || !strings.HasPrefix(table, "id,started,") {

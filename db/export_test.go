@@ -20,6 +20,15 @@ func VisibleTenants(ctx context.Context, pool *pgxpool.Pool, tenant string) ([]s
 	return query(ctx, pool, tenant, "SELECT DISTINCT tenant FROM forgewire.prompts", nil, func(rows pgx.Rows) ([]string, error) { return pgx.CollectRows(rows, pgx.RowTo[string]) })
 }
 
+// Sleep is a read of a tenant's that takes a minute, with a comment to know it by.
+func Sleep(ctx context.Context, pool *pgxpool.Pool, tenant, comment string) error {
+	_, err := query(ctx, pool, tenant, "SELECT pg_sleep(60) /* "+comment+" */", nil, func(rows pgx.Rows) (struct{}, error) {
+		rows.Close()
+		return struct{}{}, rows.Err()
+	})
+	return err
+}
+
 // MigrateTo is Migrate that stops at a version of our own migrations.
 func MigrateTo(ctx context.Context, url string, version int64) error {
 	pc, err := pgxpool.ParseConfig(url)

@@ -35,9 +35,12 @@ func (p *poolerCheck) prepare(cc *pgx.ConnConfig) {
 }
 
 // KeepAlive is an expression of SQL that lets the server notice within half a minute that the session's client is gone
-// without a word, as a machine is that is suspended and then thrown away; else it would hold the connection for hours.
+// without a word, as a machine is that is suspended and then thrown away; else it would hold the connection for hours. It
+// looks for that also while a statement runs, which whoever dies does not cancel; only on Linux, since some systems' servers
+// cannot, and refuse the setting.
 const KeepAlive = `set_config('tcp_keepalives_idle', '10', false) || set_config('tcp_keepalives_interval', '5', false)
-	|| set_config('tcp_keepalives_count', '4', false) || set_config('tcp_user_timeout', '30000', false)`
+	|| set_config('tcp_keepalives_count', '4', false) || set_config('tcp_user_timeout', '30000', false)
+	|| CASE WHEN strpos(version(), 'linux') > 0 THEN set_config('client_connection_check_interval', '5000', false) ELSE '' END`
 
 // askProcess also sets KeepAlive, but not on a pooler's sessions, which are everybody's.
 const askProcess = `SELECT pg_backend_pid(), CASE pg_backend_pid() WHEN %d THEN ` + KeepAlive + ` END`

@@ -5,10 +5,34 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/santhosh-tekuri/jsonschema/v6"
 )
+
+// document is the replicas' OpenAPI document, which is the same for all: fetched once.
+var document struct {
+	mu      sync.Mutex
+	paths   map[string]map[string]json.RawMessage
+	schemas *jsonschema.Compiler
+}
+
+func (r *replica) readDocument(t testing.TB) {
+	t.Helper()
+	text := r.do(t, "", http.MethodGet, "/api/openapi.json", "").body
+	var d struct {
+		Paths map[string]map[string]json.RawMessage
+	}
+	if err := json.Unmarshal([]byte(text), &d); err != nil {
+		t.Fatal(err)
+	}
+	c := jsonschema.NewCompiler()
+	if err := c.AddResource("openapi.json", must(jsonschema.UnmarshalJSON(strings.NewReader(text)))); err != nil {
+		t.Fatal(err)
+	}
+	document.paths, document.schemas = d.Paths, c
+}
 
 // conforms compares an answer in JSON with what the replica's OpenAPI document says of its route and status.
 func (r *replica) conforms(t testing.TB, method, path string, a answer) {
@@ -17,25 +41,19 @@ func (r *replica) conforms(t testing.TB, method, path string, a answer) {
 	if kind != "application/json" && kind != "application/problem+json" || a.Header.Get("Content-Encoding") != "" {
 		return
 	}
-	text := r.do(t, "", http.MethodGet, "/api/openapi.json", "").body
-	var document struct {
-		Paths map[string]map[string]json.RawMessage
-	}
-	if err := json.Unmarshal([]byte(text), &document); err != nil {
-		t.Fatal(err)
+	document.mu.Lock()
+	defer document.mu.Unlock()
+	if document.schemas == nil {
+		r.readDocument(t)
 	}
 	path, _, _ = strings.Cut(path, "?")
-	for route, methods := range document.Paths {
-		if route != path && document.Paths[path] != nil || !matches(route, path) || methods[strings.ToLower(method)] == nil {
+	for route, methods := range document.paths {
+		if route != path && document.paths[path] != nil || !matches(route, path) || methods[strings.ToLower(method)] == nil {
 			continue
 		}
 		escaped := strings.NewReplacer("~", "~0", "/", "~1", "{", "%7B", "}", "%7D")
 		at := fmt.Sprintf("openapi.json#/paths/%s/%s/responses/%d/content/%s/schema", escaped.Replace(route), strings.ToLower(method), a.StatusCode, escaped.Replace(kind))
-		c := jsonschema.NewCompiler()
-		if err := c.AddResource("openapi.json", must(jsonschema.UnmarshalJSON(strings.NewReader(text)))); err != nil {
-			t.Fatal(err)
-		}
-		schema, err := c.Compile(at)
+		schema, err := document.schemas.Compile(at)
 		if err != nil {
 			t.Errorf("the document has no %s", at)
 			return

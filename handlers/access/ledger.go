@@ -166,7 +166,7 @@ func (l *ledger) reserve(id string, u usage) (release func(), why *llm.Refusal) 
 	if a == nil || a.tokens.limit == 0 && a.budget == nil {
 		return func() {}, nil
 	}
-	if why = a.refuse(now); why != nil {
+	if why = a.spentUp(now); why != nil { // the request itself has been taken
 		return nil, why
 	}
 	switch {
@@ -185,18 +185,25 @@ func (l *ledger) reserve(id string, u usage) (release func(), why *llm.Refusal) 
 	}, nil
 }
 
-// refuse brings the account up to now and says what is used up, if anything is.
+// refuse brings the account up to now and says why it takes no further request, if so.
 func (a *account) refuse(now time.Time) *llm.Refusal {
+	why := a.spentUp(now)
+	a.requests.fill(now)
+	if why == nil && a.requests.limit > 0 && a.requests.level < 1 {
+		return overLimit("requests", a.requests.limit, a.requests.until(1))
+	}
+	return why
+}
+
+// spentUp brings tokens and money up to now and says which of them is used up, if one is.
+func (a *account) spentUp(now time.Time) *llm.Refusal {
 	if this := month(now); this.After(a.month) {
 		a.month, a.spent = this, 0
 	}
-	a.requests.fill(now)
 	a.tokens.fill(now)
 	switch {
 	case a.budget != nil && a.spent+a.settling.CostMicros+a.unsettled.CostMicros >= *a.budget:
 		return overBudget(a.month.AddDate(0, 1, 0), now)
-	case a.requests.limit > 0 && a.requests.level < 1:
-		return overLimit("requests", a.requests.limit, a.requests.until(1))
 	case a.tokens.limit > 0 && a.tokens.level <= 0:
 		return overLimit("tokens", a.tokens.limit, a.tokens.until(1))
 	}

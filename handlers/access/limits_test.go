@@ -258,6 +258,26 @@ func TestManyAtOnceDoNotOverrun(t *testing.T) {
 	}
 }
 
+// TestTheLastRequestIsAnswered: what an answer may take is set aside when its request has been taken already.
+func TestTheLastRequestIsAnswered(t *testing.T) {
+	t.Parallel()
+	a := newReplica(t, newPool(t, dbtest.New(t)))
+	id, key := createKey(t, a.pool, func(k *db.Key) {
+		k.RequestsPerMinute, k.TokensPerMinute, k.BudgetMicros = new(int64(1)), new(int64(1000)), new(int64(1000))
+	})
+	if w := a.ask(key); w.Code != 200 {
+		t.Fatal(w.Code, w.Body)
+	}
+	release, why := a.Reserve(llm.Caller{Tenant: "acme", KeyID: id}, 300, 300)
+	if why != nil {
+		t.Fatal(why)
+	}
+	release()
+	if w := a.ask(key); w.Code != http.StatusTooManyRequests || code(t, w) != "requests_per_minute_exceeded" {
+		t.Error(w.Code, w.Body)
+	}
+}
+
 func TestBudget(t *testing.T) {
 	t.Parallel()
 	url := dbtest.New(t)

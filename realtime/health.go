@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -89,6 +90,9 @@ func (h *health) unheard() bool {
 func (h *health) echo(nonce string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if strings.HasPrefix(nonce, h.nonce) {
+		h.missed = 0 // also one that is late, or for which nobody waits any more
+	}
 	if c, ok := h.wait[nonce]; ok {
 		delete(h.wait, nonce)
 		close(c)
@@ -126,21 +130,23 @@ func (h *health) probe(ctx context.Context) error {
 		defer h.mu.Unlock()
 		delete(h.wait, nonce)
 	}()
-	ctx, cancel := context.WithTimeout(ctx, roundTripTimeout)
+	within, cancel := context.WithTimeout(ctx, roundTripTimeout)
 	defer cancel()
-	if _, err := h.pool.Exec(ctx, "SELECT pg_notify($1, $2)", notifyLog, "p "+nonce); err != nil {
+	if _, err := h.pool.Exec(within, "SELECT pg_notify($1, $2)", notifyLog, "p "+nonce); err != nil {
 		return fmt.Errorf("send a probe through the pool: %w", err)
 	}
 	select {
 	case <-arrived:
 		h.mu.Lock()
 		defer h.mu.Unlock()
-		h.good, h.missed = time.Now(), 0
+		h.good = time.Now()
 		return nil
-	case <-ctx.Done():
+	case <-within.Done():
 		h.mu.Lock()
 		defer h.mu.Unlock()
-		h.missed++
+		if _, owed := h.wait[nonce]; owed && ctx.Err() == nil { // else it came just now, or who asked has left
+			h.missed++
+		}
 		return errNoEcho
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"forgewire/db/dbtest"
 )
@@ -37,6 +38,37 @@ func TestSilence(t *testing.T) {
 	s.end(after(4 * pingAfter))
 	if s.deaf(after(4*pingAfter+1), 8, 9, true) {
 		t.Error("something came just now")
+	}
+}
+
+// A probe counts as missed when it had its time and did not come. One that came late says that the listener hears, and one
+// for which nobody waits any more says nothing.
+func TestMissedProbes(t *testing.T) {
+	t.Parallel()
+	url := dbtest.New(t)
+	pool := must(pgxpool.New(t.Context(), url))
+	defer pool.Close()
+	h := newHealth(pool)
+	h.missed = missedProbes
+	if h.echo("another's-1"); !h.unheard() {
+		t.Error("another replica's came")
+	}
+	if h.echo(h.nonce + "-1"); h.unheard() {
+		t.Error("it came, if late")
+	}
+	listening := must(pgx.Connect(t.Context(), url))
+	defer closeConn(listening)
+	must(listening.Exec(t.Context(), "LISTEN "+notifyLog))
+	for left := false; !left; {
+		ctx, leave := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- h.probe(ctx) }()
+		must(listening.WaitForNotification(t.Context()))
+		leave()
+		left = errors.Is(<-done, errNoEcho) // else it was still about to hear that the probe is on its way
+	}
+	if h.missed != 0 {
+		t.Errorf("%d were missed by who has left", h.missed)
 	}
 }
 

@@ -227,6 +227,39 @@ func (r *refusing) Announce(context.Context, string, []byte) error {
 	return errors.New("away")
 }
 
+// Who flushes is not told that others know while it is another one who is telling them, and may yet fail.
+func TestNoticesOnTheirWay(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := slow{answer: make(chan error)}
+		n := newNotices(b, slog.New(slog.DiscardHandler))
+		first, second := make(chan error, 1), make(chan error, 1)
+		n.queue([]string{"name"})
+		go func() { first <- n.flush(t.Context()) }()
+		synctest.Wait()
+		go func() { second <- n.flush(t.Context()) }()
+		synctest.Wait()
+		b.answer <- errors.New("away")
+		if err := <-first; err == nil {
+			t.Error("what failed is told")
+		}
+		synctest.Wait()
+		select {
+		case err := <-second:
+			t.Error("nobody was told, and it says", err)
+		case b.answer <- nil: // it tries itself
+			if err := <-second; err != nil {
+				t.Error(err)
+			}
+		}
+	})
+}
+
+// slow is a Bus that answers when it is told what.
+type slow struct{ answer chan error }
+
+func (s slow) Announce(context.Context, string, []byte) error { return <-s.answer }
+
 func TestForeignNoticeEmpties(t *testing.T) {
 	t.Parallel()
 	c := start(t, Config{Bus: new(bus)})

@@ -35,6 +35,7 @@ type notices struct {
 	log    *slog.Logger
 	sender []byte
 	wake   chan struct{}
+	turn   chan struct{} // held by the one that sends
 
 	mu    sync.Mutex
 	names map[string]struct{}
@@ -42,7 +43,7 @@ type notices struct {
 }
 
 func newNotices(bus Bus, log *slog.Logger) *notices {
-	return &notices{bus: bus, log: log, sender: []byte(rand.Text()[:senderBytes]), wake: make(chan struct{}, 1), names: make(map[string]struct{})}
+	return &notices{bus: bus, log: log, sender: []byte(rand.Text()[:senderBytes]), wake: make(chan struct{}, 1), turn: make(chan struct{}, 1), names: make(map[string]struct{})}
 }
 
 // add queues names; run sends them.
@@ -96,8 +97,16 @@ func (n *notices) run(ctx context.Context) error {
 	}
 }
 
-// flush announces all that is queued.
+// flush announces all that is queued. Somebody else may be sending what was: it is not announced before he is done.
 func (n *notices) flush(ctx context.Context) error {
+	waiting, cancel := context.WithTimeout(ctx, announceTimeout)
+	defer cancel()
+	select {
+	case n.turn <- struct{}{}:
+		defer func() { <-n.turn }()
+	case <-waiting.Done():
+		return fmt.Errorf("wait for the notice before: %w", waiting.Err())
+	}
 	for {
 		names, all := n.take()
 		if len(names) == 0 && !all {

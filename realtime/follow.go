@@ -78,7 +78,8 @@ func (f *Follower) Next(ctx context.Context) ([]Message, error) {
 			if err != nil {
 				return nil, fmt.Errorf("follow a channel: %w", err)
 			}
-			f.past = len(h.Messages) == followPage
+			// A page also ends at its bound in bytes, which the log counts a little otherwise.
+			f.past = len(h.Messages) == followPage || sizeOf(h.Messages) > maxHistoryBytes/2
 			if len(h.Messages) > 0 {
 				f.at = h.Messages[len(h.Messages)-1].Offset
 				return h.Messages, nil

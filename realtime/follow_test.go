@@ -78,6 +78,16 @@ func TestAFollowerThatFallsBehindReadsTheLog(t *testing.T) {
 	expectNumbers(t, f, 40, 45)
 }
 
+// A page of the past may end at its bound in bytes: what follows is no less past.
+func TestFollowReadsALargePast(t *testing.T) {
+	t.Parallel()
+	a, b := twoReplicas(t, nil)
+	publishNumbers(t, a.node, "llm:large", 0, 60, 100<<10) // 6 MB; a page takes 4
+	f := must(b.node.Follow("llm:large", 0))
+	defer f.Close()
+	expectNumbers(t, f, 0, 60)
+}
+
 func TestFollowEndsWithTheNode(t *testing.T) {
 	a, _ := twoReplicas(t, nil)
 	f := must(a.node.Follow("llm:z", 0))

@@ -57,6 +57,45 @@ func TestAnAnswerCrossesTheLogUnchanged(t *testing.T) {
 	}
 }
 
+// The log takes only so much at once, which an answer may be more than: JSON in JSON grows by each of its quotes.
+func TestALargeAnswerIsWrittenInParts(t *testing.T) {
+	log := &measuringLog{memoryLog: newMemoryLog()}
+	from := newTape("fw_x")
+	object := []byte(`["` + strings.Repeat(`","`, 2<<20) + `"]`)
+	from.whole(flightHead{Endpoint: chat}, object, flightEnd{Done: true})
+	p := &pump{log: log, tape: from, lease: &lease{followed: make(chan struct{})}, attempt: 1, limit: 256 << 10}
+	if err := p.write(t.Context(), from.now(0), false); err != nil {
+		t.Fatal(err)
+	}
+	if log.most > 4<<20 {
+		t.Errorf("%d bytes at once", log.most)
+	}
+	c := &copier{tape: newTape("fw_x")}
+	for _, m := range log.channels[channelOf("fw_x")] {
+		if err := c.take(m); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if v := c.tape.now(0); v.end == nil || string(v.object) != string(object) {
+		t.Errorf("%d bytes of %d", len(v.object), len(object))
+	}
+}
+
+// measuringLog notes the most bytes of one append.
+type measuringLog struct {
+	*memoryLog
+	most int
+}
+
+func (l *measuringLog) Append(ctx context.Context, channel string, messages ...[]byte) error {
+	size := 0
+	for _, m := range messages {
+		size += len(m)
+	}
+	l.most = max(l.most, size)
+	return l.memoryLog.Append(ctx, channel, messages...)
+}
+
 func TestAHoleIsNoticed(t *testing.T) {
 	for _, m := range []string{`{"attempt":1,"take":0,"from":1,"events":[{}]}`, `{"attempt":1,"take":0,"from":0,"part":{"at":5,"text":"x"}}`, `{`} {
 		c := &copier{tape: newTape("x")}

@@ -30,6 +30,7 @@ const (
 	pumpRetry  = 200 * time.Millisecond
 	pumpWithin = 5 * time.Second // of one append
 	pumpTries  = 25
+	pumpBytes  = 4 << 20 // of one append: a log takes only so much at once, and an answer written as JSON may be larger than it is
 )
 
 // Spacing of what nobody waits for: of few flights, for each of many, and at most.
@@ -133,8 +134,22 @@ func (p *pump) alias(ctx context.Context, v view) {
 	_ = p.log.Append(c, aliasChannel(p.base, id), append(append([]byte(`{"id":`), quote(v.id)...), '}'))
 }
 
-// append tries until it is told that the messages are stored. Readers know twice the same when they see it.
+// append stores messages, a few MiB at once.
 func (p *pump) append(ctx context.Context, id string, messages [][]byte) error {
+	size, from := 0, 0
+	for i, m := range messages {
+		if size += len(m); size > pumpBytes && i > from {
+			if err := p.appendAll(ctx, id, messages[from:i]); err != nil {
+				return err
+			}
+			size, from = len(m), i
+		}
+	}
+	return p.appendAll(ctx, id, messages[from:])
+}
+
+// appendAll tries until it is told that the messages are stored. Readers know twice the same when they see it.
+func (p *pump) appendAll(ctx context.Context, id string, messages [][]byte) error {
 	for range pumpTries {
 		c, cancel := context.WithTimeout(ctx, pumpWithin)
 		err := p.log.Append(c, channelOf(id), messages...)

@@ -81,8 +81,8 @@ func DeleteDataset(ctx context.Context, tx pgx.Tx, tenant, id string) error {
 	return nil
 }
 
-// AddCases adds cases, all with the variables given, to a data set that the transaction has locked.
-func AddCases(ctx context.Context, tx pgx.Tx, tenant string, d Dataset, variables []string, cases []Case) error {
+// AddCases adds cases, all with the variables given, to a data set that the transaction has locked, and returns it.
+func AddCases(ctx context.Context, tx pgx.Tx, tenant string, d Dataset, variables []string, cases []Case) (Dataset, error) {
 	n := len(cases)
 	numbers, values, expected := make([]int64, n), make([]map[string]string, n), make([]*string, n)
 	for i, c := range cases {
@@ -91,11 +91,12 @@ func AddCases(ctx context.Context, tx pgx.Tx, tenant string, d Dataset, variable
 	b := &pgx.Batch{}
 	b.Queue(`INSERT INTO forgewire.dataset_cases (tenant, dataset_id, n, variables, expected)
 		SELECT $1, $2, c.n, c.v, c.e FROM unnest($3::bigint[], $4::jsonb[], $5::text[]) AS c(n, v, e)`, tenant, d.ID, numbers, values, expected)
-	b.Queue("UPDATE forgewire.datasets SET cases = cases + $3, variables = $4, updated_at = now() WHERE tenant = $1 AND id = $2", tenant, d.ID, n, variables)
+	b.Queue("UPDATE forgewire.datasets SET cases = cases + $3, variables = $4, updated_at = now() WHERE tenant = $1 AND id = $2 RETURNING cases, variables, updated_at",
+		tenant, d.ID, n, variables).QueryRow(func(row pgx.Row) error { return row.Scan(&d.Cases, &d.Variables, &d.Updated) })
 	if err := tx.SendBatch(ctx, b).Close(); err != nil {
-		return fmt.Errorf("add cases: %w", err)
+		return Dataset{}, fmt.Errorf("add cases: %w", err)
 	}
-	return nil
+	return d, nil
 }
 
 // EachCase calls f with the cases of a data set after a number, in order, `limit` at most, until it says no.

@@ -47,43 +47,58 @@ func (c *call) change(f func(pgx.Tx) (reply, error)) error {
 		return err
 	}
 	var answer db.Answer
-	var forget string
-	err = db.InTenant(c.ctx, c.s.pool, c.tenant, func(tx pgx.Tx) error {
-		c.s.heard.unchanged(forget) // of a try that lost to another transaction
-		forget = ""
+	err = c.write(func(tx pgx.Tx) (forget string, err error) {
 		if key != "" {
 			fingerprint := c.fingerprint()
 			earlier, err := db.ClaimAnswer(c.ctx, tx, key, fingerprint)
 			if err != nil {
-				return err
+				return "", err
 			}
 			if earlier != nil {
 				answer = *earlier
 				if subtle.ConstantTimeCompare(earlier.Fingerprint, fingerprint) != 1 {
-					return otherRequest
+					return "", otherRequest
 				}
 				answer.Header["Idempotency-Replayed"] = "true"
-				return nil
+				return "", nil
 			}
 		}
 		made, err := f(tx)
 		if err != nil {
-			return err
+			return "", err
 		}
 		if answer, err = made.answer(); err != nil {
-			return err
+			return "", err
 		}
 		if key != "" {
 			if err = db.KeepAnswer(c.ctx, tx, c.tenant, key, answer); err != nil {
-				return err
+				return "", err
 			}
 		}
 		if made.queue != nil {
 			if err = c.enqueue(tx, made.queue); err != nil {
-				return err
+				return "", err
 			}
 		}
-		forget = made.forget
+		return made.forget, nil
+	})
+	if err != nil {
+		return err
+	}
+	c.answer(answer)
+	return nil
+}
+
+// write runs f in a transaction of the tenant. When it returns, every replica has forgotten what f said, so that nobody who
+// has the answer finds the old one.
+func (c *call) write(f func(pgx.Tx) (forget string, err error)) error {
+	var forget string
+	err := db.InTenant(c.ctx, c.s.pool, c.tenant, func(tx pgx.Tx) (err error) {
+		c.s.heard.unchanged(forget) // of a try that lost to another transaction
+		if forget, err = f(tx); err != nil {
+			forget = ""
+			return err
+		}
 		c.s.heard.changes(forget)
 		return nil
 	})
@@ -91,8 +106,7 @@ func (c *call) change(f func(pgx.Tx) (reply, error)) error {
 		c.s.heard.unchanged(forget)
 		return err
 	}
-	c.s.heard.changed(c.ctx, forget) // before the answer, so that nobody who has it finds the old one
-	c.answer(answer)
+	c.s.heard.changed(c.ctx, forget)
 	return nil
 }
 

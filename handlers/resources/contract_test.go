@@ -83,7 +83,7 @@ func TestEachKindHasItsChannel(t *testing.T) {
 			data = append(data, string(m.Data))
 		}
 		return data
-	}, change{"created", dataset, 0}, change{"updated", dataset, 3}, change{"deleted", dataset, 0})
+	}, change{"created", dataset, 0}, change{"updated", dataset, 3}, change{"deleted", dataset, 3})
 	read(func() (data []string) {
 		for _, m := range must(evaluations.Next(t.Context())) {
 			data = append(data, string(m.Data))

@@ -1,6 +1,7 @@
 package resources
 
 import (
+	"context"
 	"net/http"
 	"reflect"
 	"slices"
@@ -25,6 +26,7 @@ type Dataset struct {
 	Name      string    `json:"name"`
 	Variables []string  `json:"variables"` // of each case; empty until the first one is there
 	Cases     int64     `json:"cases"`
+	ETag      string    `json:"etag"`
 	Created   time.Time `json:"created_at"`
 	Updated   time.Time `json:"updated_at"`
 }
@@ -52,11 +54,12 @@ func datasetRoutes() []Route {
 			Request: reflect.TypeFor[newDataset](), Response: dataset, Status: http.StatusCreated, handle: createDataset},
 		{Method: http.MethodGet, Path: base, ID: "list_datasets", About: "The tenant's data sets, the newest first.",
 			Query: []Param{limitParam, afterParam}, Response: reflect.TypeFor[Page[Dataset]](), Status: http.StatusOK, handle: listDatasets},
-		{Method: http.MethodGet, Path: one, ID: "get_dataset", About: "A data set, and how many cases it has.", Response: dataset, Status: http.StatusOK, handle: getDataset},
-		{Method: http.MethodDelete, Path: one, ID: "delete_dataset", About: "Delete a data set with its cases.", Status: http.StatusNoContent, handle: deleteDataset},
+		{Method: http.MethodGet, Path: one, ID: "get_dataset", About: "A data set, and how many cases it has.", Header: []Param{ifNoneMatch},
+			Response: dataset, Status: http.StatusOK, cached: true, handle: getDataset},
+		{Method: http.MethodDelete, Path: one, ID: "delete_dataset", About: "Delete a data set with its cases.", Header: []Param{mayMatch}, Status: http.StatusNoContent, handle: deleteDataset},
 		{Method: http.MethodPost, Path: cases, ID: "import_cases", About: "Add cases, in chunks of 1,000 that are stored as they come.",
 			Query: []Param{{Name: "at", About: "How many cases the data set has before; 0 if it is not given. Otherwise 409, and nothing is stored twice."},
-				{Name: "skip", About: "How many records of the body are passed over: those that an import that was cut has stored."}},
+				{Name: "skip", About: "How many records of the body are passed over: those that an import that was cut has stored."}}, Header: []Param{mayMatch},
 			RequestTypes: streamTypes, Response: dataset, Status: http.StatusOK, Stream: true, handle: importCases},
 		{Method: http.MethodGet, Path: cases, ID: "export_cases", About: "All cases, as NDJSON or CSV.", Query: []Param{resumeParam},
 			ResponseTypes: streamTypes, Status: http.StatusOK, Stream: true, handle: exportCases},
@@ -68,8 +71,11 @@ func showDataset(d db.Dataset) Dataset {
 	if variables == nil {
 		variables = []string{}
 	}
-	return Dataset{ID: d.ID, Object: "dataset", Name: d.Name, Variables: variables, Cases: d.Cases, Created: d.Created.UTC(), Updated: d.Updated.UTC()}
+	return Dataset{ID: d.ID, Object: "dataset", Name: d.Name, Variables: variables, Cases: d.Cases, ETag: datasetETag(d), Created: d.Created.UTC(), Updated: d.Updated.UTC()}
 }
+
+// datasetETag needs no count of changes: nothing of a data set changes without a case that is added, and none is taken away.
+func datasetETag(d db.Dataset) string { return etagOf(d.Cases) }
 
 func createDataset(c *call) error {
 	var body newDataset
@@ -84,7 +90,8 @@ func createDataset(c *call) error {
 		if err != nil {
 			return reply{}, err
 		}
-		return reply{status: http.StatusCreated, body: showDataset(d), location: "/v1/datasets/" + d.ID}, c.tellDataset(tx, "created", d)
+		return reply{status: http.StatusCreated, body: showDataset(d), etag: datasetETag(d), location: "/v1/datasets/" + d.ID, forget: tagOf(c.tenant, d.ID)},
+			c.tellDataset(tx, "created", d)
 	})
 }
 
@@ -103,12 +110,16 @@ func (c *call) dataset() (db.Dataset, error) {
 	return db.ReadDataset(c.ctx, c.s.pool, c.tenant, id)
 }
 
+// getDataset has what a data set is, from the cache. Its cases are a stream, which the database has.
 func getDataset(c *call) error {
-	d, err := c.dataset()
+	id, err := c.id(datasetPrefix)
 	if err != nil {
 		return err
 	}
-	return c.show(showDataset(d))
+	return c.cached(id, "", func(ctx context.Context) (string, any, error) {
+		d, err := db.ReadDataset(ctx, c.s.pool, c.tenant, id)
+		return datasetETag(d), showDataset(d), err
+	})
 }
 
 func deleteDataset(c *call) error {
@@ -117,10 +128,17 @@ func deleteDataset(c *call) error {
 		return err
 	}
 	return c.change(func(tx pgx.Tx) (reply, error) {
-		if err := db.DeleteDataset(c.ctx, tx, c.tenant, id); err != nil {
+		d, err := db.LockDataset(c.ctx, tx, c.tenant, id)
+		if err != nil {
 			return reply{}, err
 		}
-		return reply{status: http.StatusNoContent}, c.tellDataset(tx, "deleted", db.Dataset{ID: id})
+		if err = c.match(datasetETag(d), false); err != nil {
+			return reply{}, err
+		}
+		if err = db.DeleteDataset(c.ctx, tx, c.tenant, id); err != nil {
+			return reply{}, err
+		}
+		return reply{status: http.StatusNoContent, forget: tagOf(c.tenant, id)}, c.tellDataset(tx, "deleted", d)
 	})
 }
 
@@ -129,11 +147,12 @@ type datasetChange struct {
 	Event string `json:"event"` // created, updated, deleted
 	ID    string `json:"id"`
 	Cases int64  `json:"cases"`
+	ETag  string `json:"etag"`
 }
 
 // tellDataset tells of a change, in its transaction.
 func (c *call) tellDataset(tx pgx.Tx, event string, d db.Dataset) error {
-	return tell(c.ctx, tx, DatasetNamespace, c.tenant, datasetChange{Event: event, ID: d.ID, Cases: d.Cases})
+	return tell(c.ctx, tx, DatasetNamespace, c.tenant, datasetChange{Event: event, ID: d.ID, Cases: d.Cases, ETag: datasetETag(d)})
 }
 
 func exportCases(c *call) error {

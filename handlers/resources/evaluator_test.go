@@ -129,7 +129,7 @@ func newStepper(t *testing.T, texts ...string) *stepper {
 		if err != nil {
 			return err
 		}
-		if err = db.AddCases(t.Context(), tx, "acme", d, []string{"x"}, cases); err != nil {
+		if _, err = db.AddCases(t.Context(), tx, "acme", d, []string{"x"}, cases); err != nil {
 			return err
 		}
 		_, err = db.CreateEvaluation(t.Context(), tx, "acme", db.Evaluation{ID: "ev_1", PromptID: "pr_1", Version: 1, DatasetID: "ds_1", Model: "m",

@@ -51,6 +51,9 @@ func importCases(c *call) error {
 	if err != nil {
 		return err
 	}
+	if err = c.match(datasetETag(d), false); err != nil { // that it still is what was read, `at` sees to
+		return err
+	}
 	next, err := c.records()
 	if err != nil {
 		return err
@@ -75,13 +78,15 @@ func importCases(c *call) error {
 				return badRecord(record, at, err)
 			}
 		}
-		if at, err = c.store(&d, at, chunk); err != nil {
+		if err = c.store(&d, at, chunk); err != nil {
 			return err
 		}
+		at = d.Cases
 		if c.s.cfg.Chunk != nil {
 			c.s.cfg.Chunk()
 		}
 	}
+	c.w.Header().Set("Etag", datasetETag(d))
 	return c.show(showDataset(d))
 }
 
@@ -128,32 +133,31 @@ func badRecord(record, stored int64, err error) error {
 }
 
 // store adds a chunk, if the data set has as many cases as it should.
-func (c *call) store(d *db.Dataset, at int64, chunk []db.Case) (now int64, err error) {
+func (c *call) store(d *db.Dataset, at int64, chunk []db.Case) error {
 	if len(chunk) == 0 && d.Cases == at {
-		return at, nil
+		return nil
 	}
-	err = db.InTenant(c.ctx, c.s.pool, c.tenant, func(tx pgx.Tx) error {
+	return c.write(func(tx pgx.Tx) (forget string, err error) {
 		found, err := db.LockDataset(c.ctx, tx, c.tenant, d.ID)
 		if err != nil {
-			return err
+			return "", err
 		}
 		if found.Cases != at || found.Variables != nil && !slices.Equal(found.Variables, d.Variables) {
-			return problem.New(http.StatusConflict, "wrong_position", fmt.Sprintf("the data set has %d cases: go on with at=%[1]d, and skip what it has", found.Cases))
+			return "", problem.New(http.StatusConflict, "wrong_position", fmt.Sprintf("the data set has %d cases: go on with at=%[1]d, and skip what it has", found.Cases))
 		}
 		if found.Cases+int64(len(chunk)) > maxCases {
-			return problem.New(http.StatusConflict, "too_many_cases", fmt.Sprintf("a data set has at most %d cases", maxCases))
+			return "", problem.New(http.StatusConflict, "too_many_cases", fmt.Sprintf("a data set has at most %d cases", maxCases))
 		}
-		if err = db.AddCases(c.ctx, tx, c.tenant, found, d.Variables, chunk); err != nil {
-			return err
+		if len(chunk) == 0 {
+			*d = found
+			return "", nil
 		}
-		found.Cases += int64(len(chunk))
-		return c.tellDataset(tx, "updated", found)
+		if found, err = db.AddCases(c.ctx, tx, c.tenant, found, d.Variables, chunk); err != nil {
+			return "", err
+		}
+		*d = found
+		return tagOf(c.tenant, d.ID), c.tellDataset(tx, "updated", found)
 	})
-	if err != nil {
-		return at, err
-	}
-	d.Cases = at + int64(len(chunk))
-	return d.Cases, nil
 }
 
 // records returns what reads the body's next case and its size, as the body's types say.

@@ -11,7 +11,13 @@ import (
 )
 
 // Channels is how the channels begin on which changes of what is cached are published: see Service.Overhear.
-const Channels = "$" + PromptNamespace + ":"
+const Channels = "$"
+
+// cachedKinds are how the ids begin of what is cached, by how the channel of its changes begins.
+var cachedKinds = map[string]string{Channels + PromptNamespace: promptPrefix, Channels + DatasetNamespace: datasetPrefix}
+
+// tagOf is the tag of what is cached of one resource.
+func tagOf(tenant, id string) string { return "resource " + tenant + " " + id }
 
 // everything is the tag of all that the resources cache.
 const everything = "resources"
@@ -39,15 +45,22 @@ func newInvalidator(c *cache.Cache, logger *slog.Logger) *invalidator {
 }
 
 // Overhear takes what was published on one of Channels, or "" where something may have been missed. At the start nothing
-// was, since nothing was cached here.
+// was, since nothing was cached here. Most of it is no change of ours, but somebody's private channel or an answer's.
 func (s *Service) Overhear(channel string, data []byte) {
 	if channel == "" {
 		s.heard.missed()
 		return
 	}
-	var change promptChange
-	if json.Unmarshal(data, &change) == nil && isID(promptPrefix, change.ID) { // somebody else published the others
-		s.heard.hear(promptTag(strings.TrimPrefix(channel, Channels), change.ID))
+	kind, tenant, _ := strings.Cut(channel, ":")
+	prefix := cachedKinds[kind]
+	if prefix == "" {
+		return
+	}
+	var change struct {
+		ID string `json:"id"`
+	}
+	if json.Unmarshal(data, &change) == nil && isID(prefix, change.ID) { // somebody else published the others
+		s.heard.hear(tagOf(tenant, change.ID))
 	}
 }
 

@@ -26,8 +26,8 @@ const (
 	promptPrefix = "pr_"
 	maxName      = 200 // bytes
 	maxLabel     = 64  // letters
-	// promptLife is how long a read is kept if nobody tells that it changed.
-	promptLife = time.Hour
+	// cachedLife is how long a read is kept if nobody tells that it changed.
+	cachedLife = time.Hour
 )
 
 // Prompt is a prompt as it is shown: with one of its versions.
@@ -132,14 +132,12 @@ func (c *call) changedPrompt(tx pgx.Tx, event string, status int, p db.Prompt, e
 	if err = tell(c.ctx, tx, PromptNamespace, c.tenant, promptChange{Event: event, ID: p.ID, Version: p.Newest, ETag: etagOf(p.Revision)}); err != nil {
 		return reply{}, err
 	}
-	a := reply{status: status, forget: promptTag(c.tenant, p.ID)}
+	a := reply{status: status, forget: tagOf(c.tenant, p.ID)}
 	if status != http.StatusNoContent {
 		a.body, a.etag, a.location = showPrompt(p), etagOf(p.Revision), "/v1/prompts/"+p.ID
 	}
 	return a, nil
 }
-
-func promptTag(tenant, id string) string { return "prompt " + tenant + " " + id }
 
 func listPrompts(c *call) error {
 	return list(c, "prompts", func(query map[string]string, after string, limit int) ([]db.Prompt, error) {
@@ -157,7 +155,7 @@ func getPrompt(c *call) error {
 	if err != nil {
 		return err
 	}
-	return c.cached(promptTag(c.tenant, id), id+" "+strconv.Itoa(int(choice.Version))+" "+choice.Label, func(ctx context.Context) (string, any, error) {
+	return c.cached(id, strconv.Itoa(int(choice.Version))+" "+choice.Label, func(ctx context.Context) (string, any, error) {
 		p, err := db.ReadPrompt(ctx, c.s.pool, c.tenant, id, choice)
 		return etagOf(p.Revision), showPrompt(p), err
 	})
@@ -201,9 +199,9 @@ func isLabel(s string) bool {
 	return s != "" && len(s) <= maxLabel
 }
 
-// cached answers with what the cache has under the tag, or fills it. It is kept as the ETag, a line's end, and the
-// JSON that is sent. A read with Cache-Control: no-cache asks the database.
-func (c *call) cached(tag, name string, read func(context.Context) (etag string, body any, err error)) error {
+// cached answers with what the cache has of a resource under a name, or fills it. It is kept as the ETag, a line's end, and
+// the JSON that is sent. A read with Cache-Control: no-cache asks the database.
+func (c *call) cached(id, name string, read func(context.Context) (etag string, body any, err error)) error {
 	fill := func(ctx context.Context) ([]byte, error) {
 		ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 		defer cancel()
@@ -219,11 +217,12 @@ func (c *call) cached(tag, name string, read func(context.Context) (etag string,
 	}
 	var value []byte
 	var err error
+	tag := tagOf(c.tenant, id)
 	if c.r.Header.Get("Cache-Control") == "no-cache" {
 		value, err = fill(c.ctx)
 	} else {
 		var e cache.Entry
-		e, err = c.s.cfg.Cache.Fetch(c.ctx, tag+" "+name, cache.FetchOptions{TTL: promptLife, Tags: []string{tag, everything}}, fill)
+		e, err = c.s.cfg.Cache.Fetch(c.ctx, tag+" "+name, cache.FetchOptions{TTL: cachedLife, Tags: []string{tag, everything}}, fill)
 		value = e.Value
 	}
 	if err != nil {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
 )
 
 // Run is one request to a model, as the table forgewire.runs has it.
@@ -163,9 +164,9 @@ const runColumns = `id, started, tenant, answer_id, key_id, endpoint, model, ups
 	completion_tokens, cost_micros, saved_micros, first_token, duration, error`
 
 // ListRuns reads a page of a tenant's runs, the newest first.
-func ListRuns(ctx context.Context, q Querier, f RunFilter) ([]Run, error) {
+func ListRuns(ctx context.Context, pool *pgxpool.Pool, f RunFilter) ([]Run, error) {
 	var runs []Run
-	err := EachRun(ctx, q, f, func(r *Run) error {
+	err := EachRun(ctx, pool, f, func(r *Run) error {
 		runs = append(runs, *r)
 		return nil
 	})
@@ -174,7 +175,7 @@ func ListRuns(ctx context.Context, q Querier, f RunFilter) ([]Run, error) {
 
 // EachRun is ListRuns for those who need one run at a time. It ends with the first error of each, which may keep the
 // texts and the numbers of a run, but not the run: the next one takes its place.
-func EachRun(ctx context.Context, q Querier, f RunFilter, each func(*Run) error) error {
+func EachRun(ctx context.Context, pool *pgxpool.Pool, f RunFilter, each func(*Run) error) error {
 	where, args := "tenant = $1", []any{f.Tenant}
 	and := func(condition string, values ...any) {
 		places := make([]any, len(values))
@@ -206,13 +207,12 @@ func EachRun(ctx context.Context, q Querier, f RunFilter, each func(*Run) error)
 		and("started <= $%d AND (started, id) < ($%[1]d, $%d)", f.Before.Started, f.Before.ID)
 	}
 	args = append(args, f.Limit)
-	rows, err := q.Query(ctx, fmt.Sprintf(`SELECT %s FROM forgewire.runs WHERE %s
-		ORDER BY started DESC, id DESC LIMIT $%d`, runColumns, where, len(args)), args...)
-	if err != nil {
-		return fmt.Errorf("list runs: %w", err)
-	}
 	var r Run
-	if _, err = pgx.ForEachRow(rows, r.fields(), func() error { return each(&r) }); err != nil {
+	_, err := query(ctx, pool, f.Tenant, fmt.Sprintf(`SELECT %s FROM forgewire.runs WHERE %s
+		ORDER BY started DESC, id DESC LIMIT $%d`, runColumns, where, len(args)), args, func(rows pgx.Rows) (pgconn.CommandTag, error) {
+		return pgx.ForEachRow(rows, r.fields(), func() error { return each(&r) })
+	})
+	if err != nil {
 		return fmt.Errorf("list runs: %w", err)
 	}
 	return nil
@@ -225,27 +225,22 @@ func (r *Run) fields() []any {
 }
 
 // RunByID reads one run of a tenant. Without one it is ErrNotFound.
-func RunByID(ctx context.Context, q Querier, tenant, id string) (run Run, err error) {
-	err = q.QueryRow(ctx, `SELECT `+runColumns+` FROM forgewire.runs
-		WHERE tenant = $1 AND id = $2 ORDER BY started DESC LIMIT 1`, tenant, id).Scan(run.fields()...)
-	if errors.Is(err, pgx.ErrNoRows) {
-		return Run{}, ErrNotFound
-	}
-	if err != nil {
-		return Run{}, fmt.Errorf("read a run: %w", err)
-	}
-	return run, nil
+func RunByID(ctx context.Context, pool *pgxpool.Pool, tenant, id string) (Run, error) {
+	run, err := query(ctx, pool, tenant, `SELECT `+runColumns+` FROM forgewire.runs
+		WHERE tenant = $1 AND id = $2 ORDER BY started DESC LIMIT 1`, []any{tenant, id}, func(rows pgx.Rows) (Run, error) {
+		return pgx.CollectExactlyOneRow(rows, func(row pgx.CollectableRow) (r Run, err error) {
+			err = row.Scan(r.fields()...)
+			return r, err
+		})
+	})
+	return run, orNotFound("read a run", err)
 }
 
 // BodiesOf reads what was asked and answered in a tenant's run. Where it is not kept, or no longer, it is ErrNotFound.
-func BodiesOf(ctx context.Context, q Querier, tenant, id string) (b RunBodies, err error) {
-	err = q.QueryRow(ctx, `SELECT request, answer, cut FROM forgewire.run_bodies
-		WHERE tenant = $1 AND id = $2 ORDER BY started DESC LIMIT 1`, tenant, id).Scan(&b.Request, &b.Answer, &b.Cut)
-	if errors.Is(err, pgx.ErrNoRows) {
-		return b, ErrNotFound
-	}
-	if err != nil {
-		return b, fmt.Errorf("read a run's bodies: %w", err)
-	}
-	return b, nil
+func BodiesOf(ctx context.Context, pool *pgxpool.Pool, tenant, id string) (RunBodies, error) {
+	b, err := query(ctx, pool, tenant, `SELECT request, answer, cut FROM forgewire.run_bodies
+		WHERE tenant = $1 AND id = $2 ORDER BY started DESC LIMIT 1`, []any{tenant, id}, func(rows pgx.Rows) (RunBodies, error) {
+		return pgx.CollectExactlyOneRow(rows, pgx.RowToStructByPos[RunBodies])
+	})
+	return b, orNotFound("read a run's bodies", err)
 }

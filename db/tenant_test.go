@@ -1,14 +1,18 @@
 package db_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"forgewire/db"
@@ -30,6 +34,7 @@ func TestTenantsAreKeptApart(t *testing.T) {
 			pool := must(db.NewPool(t.Context(), db.PoolConfig{URL: url, MaxConns: 3}))
 			t.Cleanup(pool.Close)
 			apart(t, pool, name)
+			sharedApart(t, pool)
 		})
 	}
 }
@@ -103,6 +108,120 @@ func apart(t *testing.T, pool *pgxpool.Pool, name string) {
 	}
 }
 
+// sharedApart tries the tables that the server writes for all tenants together: it goes on doing so, and who has entered a
+// tenant finds the rows of that one, or has no right to any.
+func sharedApart(t *testing.T, pool *pgxpool.Pool) {
+	t.Helper()
+	ctx := t.Context()
+	tenants := []string{"left", "right"}
+	var runs []db.Run
+	var uses []db.Use
+	for i, tenant := range tenants {
+		key := strings.Repeat(string(rune('a'+i)), 16)
+		if err := db.CreateKey(ctx, pool, db.Key{ID: key, Hash: bytes.Repeat([]byte{byte(i)}, 32), Tenant: tenant, RequestsPerMinute: new(int64(5))}); err != nil {
+			t.Fatal(err)
+		}
+		runs = append(runs, db.Run{ID: "run_" + tenant, Tenant: tenant, Started: time.Now(), Bodies: &db.RunBodies{Request: []byte("{}"), Answer: []byte("{}")}})
+		uses = append(uses, db.Use{KeyID: key, Tenant: tenant, Requests: 1, TakenRequests: 1})
+	}
+	for range 2 { // the second time the rows are there
+		if err := db.InsertRuns(ctx, pool, runs); err != nil {
+			t.Fatal(err)
+		}
+		if standings, err := db.Settle(ctx, pool, uses); err != nil || len(standings) != 2 {
+			t.Fatalf("%v, %v", standings, err)
+		}
+	}
+	if got := column(t, pool, "SELECT tenant FROM forgewire.runs ORDER BY 1"); !slices.Equal(got, tenants) {
+		t.Errorf("the server itself sees the runs of %v", got)
+	}
+	// Whoever is bound by policies and forgot to enter would now read nothing.
+	for _, table := range []string{"runs", "run_bodies", "usage"} {
+		must(pool.Exec(ctx, "CREATE POLICY entered ON forgewire."+table+" AS RESTRICTIVE FOR SELECT USING (coalesce(current_setting('forgewire.tenant', true), '') <> '')"))
+	}
+	for _, tenant := range tenants {
+		if page, err := db.ListRuns(ctx, pool, db.RunFilter{Tenant: tenant, Limit: 5}); err != nil || len(page) != 1 {
+			t.Errorf("%+v, %v", page, err)
+		}
+		if r, err := db.RunByID(ctx, pool, tenant, "run_"+tenant); err != nil || r.Tenant != tenant {
+			t.Errorf("%+v, %v", r, err)
+		}
+		if _, err := db.BodiesOf(ctx, pool, tenant, "run_"+tenant); err != nil {
+			t.Error(err)
+		}
+		if used, err := db.UsageOf(ctx, pool, tenant, time.Now()); err != nil || len(used) != 1 || used[0].Requests != 2 {
+			t.Errorf("%+v, %v", used, err)
+		}
+		for _, table := range []string{"runs", "run_bodies", "usage", "keys"} {
+			for _, statement := range []string{"SELECT tenant FROM forgewire.%s", "UPDATE forgewire.%s SET tenant = tenant RETURNING tenant", "DELETE FROM forgewire.%s RETURNING tenant"} {
+				var got []string
+				err := db.InTenant(ctx, pool, tenant, func(tx pgx.Tx) error {
+					rows, err := tx.Query(ctx, fmt.Sprintf(statement, table))
+					if err == nil {
+						got, err = pgx.CollectRows(rows, pgx.RowTo[string])
+					}
+					return errors.Join(err, errOnPurpose) // so that it changes nothing
+				})
+				pg, refused := errors.AsType[*pgconn.PgError](err)
+				mayRead := table != "keys" && strings.HasPrefix(statement, "SELECT")
+				if !slices.Equal(got, []string{tenant}) && (mayRead || !refused || pg.Code != "42501") {
+					t.Errorf("%s in %s: %v, %v", fmt.Sprintf(statement, table), tenant, got, err)
+				}
+			}
+		}
+	}
+	for _, table := range []string{"runs", "run_bodies", "usage"} {
+		must(pool.Exec(ctx, "DROP POLICY entered ON forgewire."+table))
+	}
+	if err := db.RevokeKey(ctx, pool, uses[0].KeyID); err != nil {
+		t.Error(err)
+	}
+	if err := db.RetireRuns(ctx, pool, time.Now().AddDate(0, 0, 3), time.Now().AddDate(0, 0, 3)); err != nil {
+		t.Error(err)
+	}
+	if got := column(t, pool, "SELECT tenant FROM forgewire.runs"); len(got) != 0 {
+		t.Errorf("the runs of %v were not retired", got)
+	}
+}
+
+// A replica may connect as a role that owns nothing, and is bound by every policy: what the server writes for all tenants
+// it writes, too.
+func TestARoleThatOwnsNothing(t *testing.T) {
+	t.Parallel()
+	at := ownedBy(t, "CREATEROLE")
+	if err := db.Migrate(t.Context(), at); err != nil {
+		t.Fatal(err)
+	}
+	owner := must(pgx.Connect(t.Context(), at))
+	defer owner.Close(t.Context())
+	u := must(url.Parse(at))
+	role := "app_of_" + strings.TrimPrefix(u.Path, "/")
+	for _, sql := range []string{"CREATE ROLE %s LOGIN PASSWORD 'secret'", "GRANT USAGE ON SCHEMA forgewire TO %s", "GRANT ALL ON ALL TABLES IN SCHEMA forgewire TO %s",
+		"GRANT ALL ON ALL SEQUENCES IN SCHEMA forgewire TO %s", "GRANT ALL ON ALL FUNCTIONS IN SCHEMA forgewire TO %s", "SELECT forgewire.make_run_partitions()%.0s"} {
+		if _, err := owner.Exec(t.Context(), fmt.Sprintf(sql, role)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	u.User = url.UserPassword(role, "secret")
+	pool := newPool(t, db.PoolConfig{URL: u.String()})
+	runs := []db.Run{{ID: "run_1", Tenant: "left", Started: time.Now()}, {ID: "run_2", Tenant: "right", Started: time.Now()}}
+	if err := db.InsertRuns(t.Context(), pool, runs); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := db.Settle(t.Context(), pool, []db.Use{{Tenant: "left", Requests: 1}, {Tenant: "right", Requests: 1}}); err != nil {
+		t.Fatal(err)
+	}
+	err := db.InTenant(t.Context(), pool, "left", func(tx pgx.Tx) error {
+		if got := column(t, tx, "SELECT tenant FROM forgewire.runs UNION ALL SELECT tenant FROM forgewire.usage"); !slices.Equal(got, []string{"left", "left"}) {
+			t.Errorf("a tenant sees the rows of %v", got)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
+
 // A table with rows of tenants has a policy, unless docs/serve.md says that it has none, and why.
 func TestEachTableOfTenantsHasAPolicy(t *testing.T) {
 	t.Parallel()
@@ -110,7 +229,7 @@ func TestEachTableOfTenantsHasAPolicy(t *testing.T) {
 	got := strings.Join(column(t, conn, `SELECT c.relname::text FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = 'tenant'
 		WHERE c.relnamespace = 'forgewire'::regnamespace AND c.relkind IN ('r', 'p') AND NOT c.relispartition
 			AND NOT (c.relrowsecurity AND EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = c.oid)) ORDER BY 1`), " ")
-	if got != "flights keys run_bodies runs usage" {
+	if got != "flights" {
 		t.Errorf("these have no policy: %s", got)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 )
 
 // Use is what one key did since it was last settled.
@@ -70,14 +71,10 @@ type Usage struct {
 }
 
 // UsageOf reads what a tenant used in the month in which a moment lies, key by key.
-func UsageOf(ctx context.Context, q Querier, tenant string, at time.Time) ([]Usage, error) {
-	rows, err := q.Query(ctx, `SELECT key_id, requests, cached, unpriced, prompt_tokens, completion_tokens, cost_micros, saved_micros
+func UsageOf(ctx context.Context, pool *pgxpool.Pool, tenant string, at time.Time) ([]Usage, error) {
+	usage, err := query(ctx, pool, tenant, `SELECT key_id, requests, cached, unpriced, prompt_tokens, completion_tokens, cost_micros, saved_micros
 		FROM forgewire.usage WHERE tenant = $1 AND month = date_trunc('month', $2::timestamptz AT TIME ZONE 'UTC')::date
-		ORDER BY key_id`, tenant, at)
-	if err != nil {
-		return nil, fmt.Errorf("read the usage: %w", err)
-	}
-	usage, err := pgx.CollectRows(rows, pgx.RowToStructByPos[Usage])
+		ORDER BY key_id`, []any{tenant, at}, func(rows pgx.Rows) ([]Usage, error) { return pgx.CollectRows(rows, pgx.RowToStructByPos[Usage]) })
 	if err != nil {
 		return nil, fmt.Errorf("read the usage: %w", err)
 	}

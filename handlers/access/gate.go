@@ -8,10 +8,10 @@ import (
 	"strings"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgxpool"
 	"golang.org/x/sync/errgroup"
 
 	"forgewire/cache/llm"
-	"forgewire/db"
 	"forgewire/infra/monitor"
 )
 
@@ -20,7 +20,7 @@ const Topic = "keys"
 
 // Config says how a Gate works. All of it is fixed once New has it.
 type Config struct {
-	Pool      db.Querier
+	Pool      *pgxpool.Pool
 	Logger    *slog.Logger
 	ServerKey string        // the server's own key, of the tenant DefaultTenant, without limits; "" is none
 	Retention time.Duration // how long runs are kept
@@ -33,7 +33,7 @@ type Config struct {
 // Gate is who may use /v1, and the record of what was used. It is safe for concurrent use.
 type Gate struct {
 	logger   *slog.Logger
-	pool     db.Querier
+	pool     *pgxpool.Pool
 	flush    time.Duration
 	chunk    func()
 	verifier *verifier

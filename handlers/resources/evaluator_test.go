@@ -46,6 +46,9 @@ func oddModel(w http.ResponseWriter, r *http.Request) {
 	case strings.Contains(text, "fail"):
 		http.Error(w, `{"error":{"code":"upstream_error"}}`, http.StatusBadGateway)
 		return
+	case strings.Contains(text, "stopping"):
+		http.Error(w, `{"error":{"code":"overloaded"}}`, http.StatusServiceUnavailable)
+		return
 	case strings.Contains(text, "slow"):
 		select {
 		case <-time.After(modelTimeout - time.Second):
@@ -180,6 +183,12 @@ func TestOneBadCase(t *testing.T) {
 	down := newStepper(t, "fail", "fail", "fail")
 	for range 2 * triesOfCase {
 		if wait, e := down.next(); wait != waitLater || e.Done != 0 || e.Status != "running" {
+			t.Errorf("wait %v, %+v", wait, e)
+		}
+	}
+	unasked := newStepper(t, "a", "stopping", "c") // by a replica that stops, whatever it had answered before
+	for range 2 * triesOfCase {
+		if wait, e := unasked.next(); wait != waitLater || e.Done != 1 || e.Status != "running" {
 			t.Errorf("wait %v, %+v", wait, e)
 		}
 	}

@@ -25,6 +25,9 @@ type errLater struct {
 	refused bool
 }
 
+// unasked are codes of our own that say nothing of the question: a replica that stops, or an upstream that is left alone.
+var unasked = map[string]bool{"overloaded": true, "shutting_down": true, "upstream_unavailable": true, "memory_short": true, "service_unavailable": true}
+
 func (e errLater) Error() string { return e.code }
 
 // model asks our own endpoint, in the process, as the key that made the evaluation: its limits, its budget, its
@@ -115,7 +118,8 @@ func (w *recorder) said(ctx context.Context) (said, error) {
 	err := json.Unmarshal(w.body.Bytes(), &answer)
 	switch {
 	case w.status == http.StatusTooManyRequests, w.status >= http.StatusInternalServerError:
-		return said{}, errLater{orElse(plainCode(answer.Error.Code), fmt.Sprintf("status_%d", w.status)), w.status == http.StatusTooManyRequests}
+		code := orElse(plainCode(answer.Error.Code), fmt.Sprintf("status_%d", w.status))
+		return said{}, errLater{code, w.status == http.StatusTooManyRequests || unasked[code]}
 	case w.status != http.StatusOK:
 		return said{}, errors.New(orElse(plainCode(answer.Error.Code), fmt.Sprintf("status_%d", w.status)))
 	case err != nil || len(answer.Choices) == 0:

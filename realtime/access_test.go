@@ -386,7 +386,7 @@ func TestLostWhileJoining(t *testing.T) {
 	}
 	// The shards are at 1 now, which is where this client is.
 	must(n.Publish(t.Context(), message("a", 2)))
-	eventually(t, 10*time.Second, "the replica goes on", func() bool { return n.hub.position().Offset > 1 })
+	eventually(t, 10*time.Second, "the replica goes on", func() bool { return n.hub.in[0].position().Offset > 1 })
 	w = dialWire(t, url)
 	w.send(fmt.Sprintf(`"connect":{"token":%q,"subs":{"news":{%s}}}`, hs(joe("channels", []string{"news"})), was))
 	w.wantClosed(3010)

@@ -45,7 +45,7 @@ func TestEventsResume(t *testing.T) {
 	}
 	first := publish(0)
 	eventually(t, 20*time.Second, "both are there", func() bool {
-		return a.node.hub.position().Offset == first && b.node.hub.position().Offset == first
+		return a.node.hub.in[0].position().Offset == first && b.node.hub.in[0].position().Offset == first
 	})
 	path := "/events/" + url.PathEscape("a/b:1")
 	s := openStream(t, "GET", a.url(path), "")
@@ -80,8 +80,8 @@ func TestEventsReset(t *testing.T) {
 	t.Parallel()
 	r := newTestReplica(t, dbtest.New(t), nil)
 	m := must(r.node.Publish(t.Context(), message("a", 1)))
-	eventually(t, 20*time.Second, "it arrived", func() bool { return r.node.hub.position().Offset == m[0].Offset })
-	at := r.node.hub.position()
+	eventually(t, 20*time.Second, "it arrived", func() bool { return r.node.hub.in[0].position().Offset == m[0].Offset })
+	at := r.node.hub.in[0].position()
 	for _, id := range []string{"nonsense", "x-1", eventID(at.Epoch, at.Offset+99), at.Epoch + "-"} {
 		s := openStream(t, "GET", r.url("/events/a"), "", "Last-Event-ID", id)
 		s.event() // retry

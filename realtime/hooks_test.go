@@ -36,17 +36,7 @@ func startHooked(t testing.TB, url string, change func(*Config)) (n *Node, addre
 }
 
 // handedOn reports whether every shard of a replica has everything up to offset.
-func handedOn(n *Node, offset uint64) bool {
-	for _, s := range n.hub.shards {
-		s.mu.Lock()
-		at := s.heads[0].Offset
-		s.mu.Unlock()
-		if at < offset {
-			return false
-		}
-	}
-	return true
-}
+func handedOn(n *Node, offset uint64) bool { return n.hub.in[0].position().Offset >= offset }
 
 // talker is a client that says and hears what the test wants.
 type talker struct {

@@ -116,9 +116,6 @@ func (h *hub) channels() map[string]int {
 	return n
 }
 
-// position is how far the first log was handed on.
-func (h *hub) position() Position { return h.in[0].position() }
-
 // all returns every client of now.
 func (h *hub) all() (all []*client) {
 	for _, s := range h.shards {

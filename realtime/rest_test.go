@@ -46,7 +46,7 @@ func TestRest(t *testing.T) {
 	before := openStream(t, "GET", r.url("/events/a"), "")
 	before.event()
 	eventually(t, within, "it has a position", func() bool { return r.node.Epoch("") != "" })
-	at := r.node.hub.position()
+	at := r.node.hub.in[0].position()
 	before.cancel()
 	rests()
 	if err := r.node.Ready(t.Context()); err != nil || connections(t, conn) != 0 {

@@ -18,7 +18,7 @@ const (
 	maxValues    = 2000     // in a schema: objects, arrays, texts, numbers
 	maxNumber    = 400      // digits of a number, and its exponent: the largest float64 has 309
 	maxPattern   = 1000     // bytes of a regular expression
-	maxProgram   = 10_000   // its instructions
+	maxProgram   = 10_000   // instructions of one, and of all of a schema together
 	maxSteps     = 500_000  // of work on one answer: some seconds at worst
 	bytesPerStep = 100      // that an instruction of a regular expression passes over
 )
@@ -39,6 +39,7 @@ type checker struct {
 	mu     sync.Mutex // one answer at a time has the steps
 	left   int
 	counts bool
+	size   int // of the schema's regular expressions: it is compiled for each batch of cases, and held meanwhile
 	schema *jsonschema.Schema
 }
 
@@ -313,6 +314,11 @@ func (c *checker) regexp(pattern string) (jsonschema.Regexp, error) {
 	e, err := newExpression(pattern)
 	if err != nil {
 		return nil, err
+	}
+	if !c.counts {
+		if c.size += e.size; c.size > maxProgram {
+			return nil, errPatternTooLarge
+		}
 	}
 	return counted{e, c}, nil
 }

@@ -79,6 +79,7 @@ func TestSchemasThatAreRefused(t *testing.T) {
 	t.Parallel()
 	for _, schema := range []string{
 		"", "{", `{"type":"text"}`, `{"$ref":"file:///etc/passwd"}`, `{"pattern":"(?=x)"}`, `{"pattern":"(x{1000}){11}"}`,
+		`{"allOf":[{"pattern":"x{1000}x{1000}x{1000}x{1000}x{1000}x{1000}"},{"pattern":"y{1000}y{1000}y{1000}y{1000}y{1000}"}]}`,
 		`{"multipleOf":1e1000001}`, `{"const":{"a":[1e-500]}}`,
 		doubling(`{"allOf":[NEXT]`, 40, `{"allOf":[NEXT,NEXT]}`, "true"), doubling(`{"allOf":[NEXT]`, 40, `{"anyOf":[NEXT,NEXT]}`, "false"),
 		doubling(`{"not":NEXT`, 40, `{"oneOf":[NEXT,NEXT]}`, "false"), doubling(`{"not":NEXT`, 40, `{"not":{"anyOf":[NEXT,NEXT]}}`, "false"),

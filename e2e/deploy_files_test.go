@@ -35,7 +35,7 @@ func TestDeployFilesStartReplicas(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			d := read(t)
-			r, ports := d.replica(t, newDatabase(t, sharedServer(t)))
+			r, ports := d.replica(t, emptyDatabase(t, sharedServer(t)))
 			ask := func(where string) (status int, body string, err error) {
 				port, path, _ := strings.Cut(where, "/")
 				at := ports[port]

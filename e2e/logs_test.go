@@ -142,9 +142,12 @@ func (l severalLogs) add(t *testing.T, c *cluster, book *ledger, subs []*subscri
 		t.Fatalf("%v: %s", err, out)
 	}
 	next.waitReady(20 * time.Second)
-	if why := c.replicas[0].ready(); !strings.Contains(why, "not the recorded one") {
-		t.Errorf("a replica with the old list says %q", why)
-	}
+	until(t, 20*time.Second, "a replica with the old list saying so", func() string {
+		if why := c.replicas[0].ready(); !strings.Contains(why, "not the recorded one") {
+			return "it says " + why
+		}
+		return ""
+	})
 	for _, s := range subs {
 		s.waitCount(moves, told, 1, 30*time.Second)
 	}

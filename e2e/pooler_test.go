@@ -92,7 +92,7 @@ func TestListenerBehindPgbouncer(t *testing.T) {
 	t.Parallel()
 	server := sharedServer(t)
 	pooler := newPgbouncer(t, server)
-	database := newDatabase(t, server)
+	database := emptyDatabase(t, server)
 	wrong := pooler.through(database)
 	c := newCluster(t, 1, options{url: database, idle: true, urls: func(int) (string, string) { return wrong, wrong }})
 	if _, stderr, code := c.command("", "migrate"); code != 0 {

@@ -134,7 +134,7 @@ func TestUpgrade(t *testing.T) {
 	old := released(t)
 	heavy(t)
 	m := newModel(t, map[string]fakellm.Behaviour{"m": {Tokens: 5}, "slow": {Tokens: 20, Interval: 50 * time.Millisecond}})
-	c := &llmCluster{model: m, cluster: newCluster(t, 3, options{idle: true, env: []string{"FORGEWIRE_UPSTREAM_URL=" + m.URL(), "FORGEWIRE_UPSTREAM_KEY=" + modelKey}})}
+	c := &llmCluster{model: m, cluster: newCluster(t, 3, options{idle: true, url: emptyDatabase(t, sharedServer(t)), env: []string{"FORGEWIRE_UPSTREAM_URL=" + m.URL(), "FORGEWIRE_UPSTREAM_KEY=" + modelKey}})}
 	for _, r := range c.replicas {
 		r.binary = old
 		r.start()

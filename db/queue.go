@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -38,6 +39,15 @@ type Queue struct {
 	workers *river.Workers
 	queues  map[string]river.QueueConfig
 	insert  *river.Client[pgx.Tx]
+	counted string // the queue whose jobs are counted
+	load    atomic.Pointer[Load]
+}
+
+// Load is what lies in a queue, of all replicas.
+type Load struct {
+	Waiting int64 // also those that wait for a time of their own
+	Running int64
+	Oldest  time.Duration // since the oldest of both was queued; 0: there is none
 }
 
 // NewQueue makes a queue, for which AddWorker is called before Run.
@@ -58,6 +68,18 @@ func AddWorker[T river.JobArgs](q *Queue, name string, atOnce int, w river.Worke
 	}
 	q.queues[name] = river.QueueConfig{MaxWorkers: atOnce}
 	return nil
+}
+
+// Count says which queue's jobs are counted with each look, before Run: one that never has very many.
+func (q *Queue) Count(name string) { q.counted = name }
+
+// Load is what was counted with the last look. Nobody looks for its sake: where nothing is queued, nor was announced since,
+// that is how it still is. It is not known before the first look, after one that failed, and when Run has ended.
+func (q *Queue) Load() (l Load, known bool) {
+	if p := q.load.Load(); p != nil {
+		return *p, true
+	}
+	return l, false
 }
 
 // Insert queues jobs in the caller's transaction. Whoever does so sees to it that the replicas are woken when it
@@ -82,6 +104,7 @@ func (q *Queue) Run(ctx context.Context) error {
 	if len(q.queues) == 0 {
 		return nil
 	}
+	defer q.load.Store(nil)
 	for {
 		select {
 		case <-q.woken:
@@ -143,7 +166,9 @@ func (q *Queue) session(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// waiting says whether something of ours is queued, now or for later.
+const live = `state IN ('available', 'pending', 'retryable', 'running', 'scheduled')`
+
+// waiting says whether something of ours is queued, now or for later, and counts.
 func (q *Queue) waiting(ctx context.Context) (waiting bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, queueLook)
 	defer cancel()
@@ -152,11 +177,15 @@ func (q *Queue) waiting(ctx context.Context) (waiting bool, err error) {
 		names = append(names, name)
 	}
 	slices.Sort(names)
-	err = q.pool.QueryRow(ctx, `SELECT EXISTS (SELECT FROM forgewire.river_job
-		WHERE state IN ('available', 'pending', 'retryable', 'running', 'scheduled') AND queue = ANY ($1))`, names).Scan(&waiting)
+	var l Load
+	err = q.pool.QueryRow(ctx, `SELECT EXISTS (SELECT FROM forgewire.river_job WHERE `+live+` AND queue = ANY ($1)), count(*) FILTER (WHERE state <> 'running'),
+			count(*) FILTER (WHERE state = 'running'), coalesce(greatest(now() - min(created_at), '0'), '0')
+		FROM forgewire.river_job WHERE `+live+` AND queue = $2`, names, q.counted).Scan(&waiting, &l.Waiting, &l.Running, &l.Oldest)
 	if err != nil {
+		q.load.Store(nil)
 		return false, fmt.Errorf("look into the queue: %w", err)
 	}
+	q.load.Store(&l)
 	return waiting, nil
 }
 

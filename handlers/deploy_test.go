@@ -106,14 +106,14 @@ func TestDashboardAndAlertsNameWhatExists(t *testing.T) {
 	c.call(t, 0, "disconnect", `{"user":"alice"}`) // so that there is a code to count by
 	c.call(t, 0, "publish", `{"channel":"a","data":1}`)
 	have := map[string]bool{}
-	eventually(t, "the disconnect is counted", func() bool {
+	eventually(t, "the disconnect is counted, and the queue was looked into", func() bool {
 		_, body := c.request(t, 0, http.MethodGet, "/metrics", apiKey, "")
 		for line := range strings.Lines(body) {
 			if name := metricName.FindString(line); name != "" && !strings.HasPrefix(line, "#") {
 				have[name] = true
 			}
 		}
-		return have["forgewire_client_num_server_disconnects"]
+		return have["forgewire_client_num_server_disconnects"] && have["forgewire_evaluations_waiting"]
 	})
 	have["forgewire_log_connected"] = true // only where there are several logs: TestSeveralLogs looks
 	for _, expr := range append(dashboardExprs(t), alertExprs(t)...) {

@@ -37,6 +37,9 @@ var (
 	metricPresenceDirty = describe("presence_waiting", "Members that wait to be written.")
 	metricHookFailed    = describe("proxy_errors", "Calls of hooks that were not answered as they must be.")
 	metricHookRefused   = describe("proxy_refused_count", "Calls of hooks that were not made: too many were under way.")
+	metricEvalsWaiting  = describe("evaluations_waiting", "Evaluations that wait to go on, of all replicas.")
+	metricEvalsRunning  = describe("evaluations_running", "Evaluations that some replica works on.")
+	metricEvalsOldest   = describe("evaluations_oldest_seconds", "Since the oldest evaluation that is not over was made; 0 if there is none.")
 	metricWebhookSent   = describe("webhook_delivered_count", "Requests that the webhooks' receiver took.")
 	metricWebhookFailed = describe("webhook_failed_count", "Attempts that the webhooks' receiver did not take, which are made again.")
 	metricWebhookGaveUp = describe("webhook_discarded_count", "Requests that the webhooks' receiver never took.")
@@ -122,6 +125,12 @@ func (c nodeCollector) Collect(out chan<- prometheus.Metric) {
 			metricLogFailed: l.Failed, metricLogForwarded: l.Forwarded} {
 			m.counter(d, float64(v), place)
 		}
+	}
+	// Who rests does not hear what others queue.
+	if load, known := c.node.Queue().Load(); known && !s.Listener.Resting {
+		m.gauge(metricEvalsWaiting, float64(load.Waiting))
+		m.gauge(metricEvalsRunning, float64(load.Running))
+		m.gauge(metricEvalsOldest, load.Oldest.Seconds())
 	}
 	m.gauge(metricBuild, 1, c.node.Info().Version)
 	for code, n := range s.Connections.Disconnects {

@@ -50,6 +50,7 @@ func New(cfg Config) (*Service, error) {
 	if err := db.AddWorker(cfg.Queue, evaluationQueue, workersAtOnce, &evaluator{s: s}); err != nil {
 		return nil, fmt.Errorf("resources: %w", err)
 	}
+	cfg.Queue.Count(evaluationQueue)
 	return s, nil
 }
 

@@ -3,13 +3,15 @@ package realtime
 import (
 	"strings"
 	"sync"
+	"sync/atomic"
 )
 
 // intake is where one log's messages enter the hub. Its follower's goroutine alone tells it of them.
 type intake struct {
 	hub   *hub
-	place int    // the log's, in the set of logs
-	epoch string // the log's; owned by whoever delivers
+	place int                    // the log's, in the set of logs
+	epoch string                 // the log's; owned by whoever delivers
+	known atomic.Pointer[string] // the epoch, once every shard has it: each publish is answered with it, and must not wait for a shard
 	tail  tail
 	// arrivals knows when notifications came, and how long ours were under way.
 	arrivals arrivals
@@ -53,14 +55,20 @@ func (in *intake) lost(survived uint64) {
 func (in *intake) reset(at Position) {
 	in.epoch = at.Epoch
 	in.tail.reset(at)
-	in.tell(event{reset: true, at: at.Offset, epoch: at.Epoch})
+	var left atomic.Int32
+	left.Store(int32(len(in.hub.shards)))
+	in.tell(event{reset: true, at: at.Offset, epoch: at.Epoch, handled: func() {
+		if left.Add(-1) == 0 {
+			in.known.Store(&at.Epoch)
+		}
+	}})
 }
 
 // catchUp waits until the shards have dealt with what they were told.
 func (in *intake) catchUp() {
 	var handled sync.WaitGroup
 	handled.Add(len(in.hub.shards))
-	in.tell(event{handled: &handled})
+	in.tell(event{handled: handled.Done})
 	handled.Wait()
 }
 

@@ -401,4 +401,9 @@ func (n *Node) History(ctx context.Context, channel string, f HistoryFilter) (Hi
 }
 
 // Epoch is that of a channel's log; "" until it was reached for the first time.
-func (n *Node) Epoch(channel string) string { return n.strandOf(channel).in.position().Epoch }
+func (n *Node) Epoch(channel string) string {
+	if epoch := n.strandOf(channel).in.known.Load(); epoch != nil {
+		return *epoch
+	}
+	return ""
+}

@@ -289,3 +289,24 @@ func BenchmarkPublishKeyed(b *testing.B) {
 		}
 	})
 }
+
+// Who is told what became of a publish waits for no shard, which may be writing to thousands.
+func TestTheEpochIsKnownWhileShardsWork(t *testing.T) {
+	t.Parallel()
+	n := newTestReplica(t, dbtest.New(t), nil).node
+	want := n.hub.in[0].position().Epoch
+	for _, s := range n.hub.shards {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+	}
+	got := make(chan string, 1)
+	go func() { got <- n.Epoch("room:1") }()
+	select {
+	case epoch := <-got:
+		if epoch != want || epoch == "" {
+			t.Errorf("%q, not %q", epoch, want)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("it waits")
+	}
+}

@@ -36,7 +36,7 @@ type event struct {
 	lost   bool   // the log went back to at
 	reset  bool   // nobody's position is good: this is where the log is now
 
-	handled *sync.WaitGroup // is told when the shard has dealt with it; nil where nobody waits
+	handled func() // called by each shard when it has dealt with it; nil where nobody waits
 }
 
 // A channel is what a shard knows of a channel: it has at least one subscription.
@@ -140,7 +140,7 @@ func (s *shard) handle(e event) {
 			s.heads[e.log].Offset = e.at
 		}
 		if e.handled != nil {
-			e.handled.Done()
+			e.handled()
 		}
 		if more = size < maxGather; more {
 			select {

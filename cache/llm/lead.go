@@ -17,6 +17,7 @@ func (s *Service) lead(f *flight, l *lease) {
 	f.leads = true
 	out := newRetake(f)
 	if l == nil {
+		f.alone()
 		s.generate(f, out, func() {})
 		s.settle(f)
 		return

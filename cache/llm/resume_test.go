@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -99,6 +100,76 @@ func TestWhoHasMoreThanTheLogHadIsRefused(t *testing.T) {
 			t.Errorf("after %d: %s", after, got)
 		}
 	}
+}
+
+// TestWhoLosesTheLogIsOnHisOwn: a replica that copies an answer, and then cannot read the log, asks the model itself. Its
+// clients have the id of the other answer, and are not given the end of that.
+func TestWhoLosesTheLogIsOnHisOwn(t *testing.T) {
+	u := newUpstream(t)
+	g := make(gate)
+	u.word = func(call int64, i int) bool { return call > 1 || g.word(call, i) }
+	n := newNetwork(t)
+	log := &deafLog{memoryLog: n.log, deaf: make(chan struct{})}
+	a, b := n.replica(one(t, u), nil), n.replica(one(t, u), func(c *Config) { c.Log = log })
+	leader := a.listen(t, ask("deaf", streamed))
+	g <- struct{}{}
+	leader.until(t, "alpha")
+	joiner := b.listen(t, ask("deaf", streamed))
+	joiner.until(t, "alpha")
+	close(log.deaf)
+	body := joiner.end(t)
+	if text, done := said(t, body); text != whole+" #2" || !done {
+		t.Fatal(body)
+	}
+	b.settled(t)
+	hit := b.post(t, "chat/completions", ask("deaf", streamed))
+	g.open()
+	if text, _ := said(t, leader.end(t)); text != whole+" #1" {
+		t.Error(text)
+	}
+	id := joiner.resp.Header.Get(HeaderID)
+	if id != leader.resp.Header.Get(HeaderID) {
+		t.Error(id)
+	}
+	ids := regexp.MustCompile(`(?m)^id: (\d+)$`).FindAllStringSubmatch(body, -1)
+	for _, after := range ids[1:] {
+		got := a.do(t.Context(), t, "GET", "responses/"+id+"?stream=true&starting_after="+after[1], "").body
+		if !strings.Contains(got, "stream_interrupted") || strings.Contains(got, "#1") {
+			t.Errorf("after %s: %s", after[1], got)
+		}
+	}
+	if text, _ := said(t, hit.body); text != whole+" #2" || hit.header.Get(HeaderID) == id {
+		t.Errorf("%+v", hit)
+	}
+}
+
+// deafLog is a log that followers cannot read any more once deaf is closed.
+type deafLog struct {
+	*memoryLog
+	deaf chan struct{}
+}
+
+func (l *deafLog) Follow(channel string) (Follower, error) {
+	f, err := l.memoryLog.Follow(channel)
+	return &deafFollower{f, l.deaf}, err
+}
+
+type deafFollower struct {
+	Follower
+	deaf chan struct{}
+}
+
+func (f *deafFollower) Next(ctx context.Context) ([][]byte, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		select {
+		case <-f.deaf:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	return f.Follower.Next(ctx)
 }
 
 // TestAStreamWithAnIDContinues, and one that cannot has none.

@@ -188,7 +188,7 @@ func (rd *reader) stream(ctx context.Context) error {
 	// Not before the first event, if it comes soon: until then a failure can be told by the status.
 	waiting := monitor.Span(ctx, monitor.Upstream)
 	v, err := rd.wait(ctx, rd.after, func(v view) bool {
-		return v.take >= rd.take && v.head != nil && v.head.Stream && (len(v.events) > 0 || rd.after > 0)
+		return (v.take >= rd.take || rd.take == loneTake) && v.head != nil && v.head.Stream && (len(v.events) > 0 || rd.after > 0)
 	})
 	waiting.End()
 	if err != nil {
@@ -257,7 +257,7 @@ func (rd *reader) render(v view, n int) (b []byte) {
 		}
 		id := ""
 		if rd.resumable {
-			e, id = e.at(rd.req.endpoint, v.take, n+i)
+			e, id = e.at(rd.req.endpoint, v.turn(), n+i)
 		}
 		b = e.append(b, id)
 	}
@@ -278,11 +278,23 @@ func (rd *reader) whole(ctx context.Context) error {
 		return rd.errorEvent(0, failureOf(errNotAnswer))
 	}
 	rd.first = time.Now()
-	return rd.write(numbered(events, rd.req.endpoint, v.take, rd.after))
+	return rd.write(numbered(events, rd.req.endpoint, v.turn(), rd.after))
 }
 
 // takeBits is how far the take is above an event's number in what a client resumes with. An answer has fewer events.
 const takeBits = 24
+
+// loneTake is that of an answer which is in no channel, though it goes by the id of one that is: whoever would go on with it
+// is told that he cannot.
+const loneTake = 1<<(31-takeBits) - 1
+
+// turn is the take as clients are told of it.
+func (v view) turn() int {
+	if v.lone {
+		return loneTake
+	}
+	return v.take
+}
 
 // at returns an event as clients get the one with that number, and its id. They resume with the id, or, as the SDKs do
 // with responses, with the number inside: both must say which take they have the beginning of.

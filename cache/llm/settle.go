@@ -83,6 +83,9 @@ func (f *flight) estimate(v view) usage {
 func (s *Service) record(f *flight, v view) *recording {
 	r := &recording{events: v.events, object: v.object, recordingHead: recordingHead{ID: v.id, Scope: hashed(f.req.scope), Base: hashed(f.req.base), Endpoint: f.req.endpoint,
 		Model: f.req.model, Upstream: v.head.Upstream, Duration: time.Since(f.started), Usage: v.head.Usage}}
+	if v.lone {
+		r.ID = f.first // what the other id opens is another answer
+	}
 	if !f.firstAt.IsZero() {
 		r.FirstToken = f.firstAt.Sub(f.started)
 	}

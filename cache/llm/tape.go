@@ -16,6 +16,7 @@ type tape struct {
 	changed chan struct{} // closed when anything changes, nil if nobody waits for it; guarded by mu, like all below
 	id      string
 	remote  bool        // another replica asks the upstream
+	lone    bool        // or did: what comes now is this replica's alone, and nobody else goes on with it
 	head    *flightHead // nil until the upstream has begun to answer
 	// take counts how often the answer began anew. Readers that had something of an earlier one cannot go on.
 	take int
@@ -79,6 +80,9 @@ func (t *tape) begin(h flightHead) { t.change(func() { t.head = &h }) }
 // elsewhere says that the answer is another replica's, under that id.
 func (t *tape) elsewhere(id string) { t.change(func() { t.id, t.remote = id, true }) }
 
+// alone says that this replica asks the upstream for nobody else, whatever it has copied before.
+func (t *tape) alone() { t.change(func() { t.lone = t.remote }) }
+
 // hold says that only so many events are what readers of an earlier leader have, too.
 func (t *tape) hold(n int) {
 	t.change(func() {
@@ -134,6 +138,7 @@ func (t *tape) close(e flightEnd) {
 type view struct {
 	id     string
 	remote bool
+	lone   bool
 	head   *flightHead
 	take   int
 	held   int
@@ -151,7 +156,7 @@ func (t *tape) now(n int) view {
 
 // view is now for who holds mu.
 func (t *tape) view(n int) view {
-	v := view{id: t.id, remote: t.remote, head: t.head, take: t.take, held: t.held, object: t.object, end: t.end}
+	v := view{id: t.id, remote: t.remote, lone: t.lone, head: t.head, take: t.take, held: t.held, object: t.object, end: t.end}
 	if n < len(t.events) {
 		v.events = t.events[n:len(t.events):len(t.events)]
 	}

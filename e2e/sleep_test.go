@@ -242,6 +242,8 @@ func TestIdleRelease(t *testing.T) {
 		for _, r := range c.replicas { // what the alerts look at
 			if m := metricsOf(t, r); metric(t, m, "forgewire_listener_connected") != 0 || metric(t, m, "forgewire_listener_resting") != 1 {
 				t.Errorf("%s does not say that it rests", r.name)
+			} else if strings.Contains(m, "\nforgewire_evaluations_waiting ") {
+				t.Errorf("%s rests, and says how many evaluations wait", r.name)
 			}
 		}
 		func() {

@@ -17,7 +17,6 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"forgewire/db"
 	"forgewire/infra/devstack"
 )
 
@@ -103,11 +102,20 @@ var fresh = sync.OnceValues(func() (string, error) {
 		return "", err
 	}
 	data := filepath.Join(dir, "data")
+	binary, err := build()
+	if err != nil {
+		return "", err
+	}
 	s, err := devstack.StartPostgres(context.Background(), data, nil, os.Stderr)
 	if err != nil {
 		return "", err
 	}
-	return data, errors.Join(db.Migrate(context.Background(), s.URL()), s.Stop(context.Background()))
+	cmd := exec.Command(binary, "migrate")
+	cmd.Env = []string{"DATABASE_URL=" + s.URL()}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", errors.Join(fmt.Errorf("migrate: %w: %s", err, out), s.Stop(context.Background()))
+	}
+	return data, s.Stop(context.Background())
 })
 
 // copied are the servers that began so.

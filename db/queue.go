@@ -114,7 +114,7 @@ func (q *Queue) Run(ctx context.Context) error {
 		for {
 			err := q.session(ctx)
 			if ctx.Err() != nil {
-				return nil //nolint:nilerr // the replica stops, and what is queued stays
+				return nil // the replica stops, and what is queued stays
 			}
 			if err == nil {
 				break

@@ -217,7 +217,5 @@ func TestCommandThatPanics(t *testing.T) {
 		}
 	}
 	stays.wantError(`"ping":{}`, 0)
-	if got := r.node.Stats().Connections.Disconnects[3510]; got != 2 {
-		t.Errorf("%d were counted", got)
-	}
+	eventually(t, 10*time.Second, "both are counted", func() bool { return r.node.Stats().Connections.Disconnects[3510] == 2 })
 }

@@ -292,7 +292,7 @@ func TestThousandChannels(t *testing.T) {
 				recovered++
 			}
 		}
-		if recovered != wantRecovered {
+		if at.Epoch != "" && recovered != wantRecovered { // who asks for no past may get some of a replica that is behind
 			t.Errorf("recovered %d, want %d", recovered, wantRecovered)
 		}
 		if re, _ := raw.ask(`{"id":5000,"subscribe":{"channel":"one:more"}}`); re.Error == nil || re.Error.Code != 106 {

@@ -271,7 +271,8 @@ func TestPositionsThatAreNotGood(t *testing.T) {
 // A whole partition is retired: who was there before is told, with what it can still have.
 func TestRetired(t *testing.T) {
 	t.Parallel()
-	c := newCluster(t, 2, options{})
+	// Not a copy: the numbers of one begin ahead of the clock, and a partition is not left before the clock has reached its end.
+	c := newCluster(t, 2, options{url: emptyDatabase(t, sharedServer(t))})
 	book := newLedger()
 	s, fresh := c.subscribe(0, "room:1"), c.subscribe(1, "room:1")
 	_, old := book.mustPost(c.replicas[0], "room:1")
@@ -280,7 +281,8 @@ func TestRetired(t *testing.T) {
 	s.away()
 	execute(t, c.url, "SELECT forgewire.rotate(now() + interval '1 day', 1 << 40)") // goes on in the next partition
 	_, kept := book.mustPost(c.replicas[1], "room:1")
-	for query[bool](t, c.url, "SELECT forgewire.retire(clock_timestamp(), 1 << 40)") { // also one that was made long before and is empty
+	if !query[bool](t, c.url, "SELECT forgewire.retire(clock_timestamp(), 1 << 40)") {
+		t.Fatal("nothing was retired")
 	}
 	if n := query[int](t, c.url, "SELECT count(*) FROM forgewire.messages WHERE seq = $1", int64(old.Offset)); n != 0 {
 		t.Fatal("it is still there")

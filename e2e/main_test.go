@@ -191,7 +191,7 @@ var databases atomic.Int64
 func newDatabase(t testing.TB, s *devstack.Server) string {
 	t.Helper()
 	if _, ok := copied.Load(s); !ok {
-		return create(t, s, "template0")
+		return emptyDatabase(t, s)
 	}
 	u := create(t, s, strings.Trim(mustPath(t, s.URL()), "/"))
 	execute(t, u, "UPDATE forgewire.log SET epoch = substr(md5(gen_random_uuid()::text), 1, 12)") // a log of its own

@@ -73,7 +73,7 @@ func TestHiddenFromTail(t *testing.T) {
 	a, b := startReplica(t, url, ""), startReplica(t, url, `{"namespaces":[{"name":"cache","cache_channel":true}]}`)
 	first := must(a.Publish(t.Context(), message("room:1", 0)))[0].Offset
 	last := must(a.Publish(t.Context(), message("room:1", 1), message("cache:1", 1)))[1].Offset
-	eventually(t, 10*time.Second, "heard", func() bool { return b.hub.in[0].position().Offset >= last })
+	eventually(t, 10*time.Second, "heard", func() bool { return handedOn(b, last) })
 	since := Position{Offset: first, Epoch: b.Epoch("")}
 	recovered := func() bool {
 		_, err := b.recover(t.Context(), "room:1", since, last, kept{})

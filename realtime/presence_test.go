@@ -308,7 +308,7 @@ func TestFlapping(t *testing.T) {
 		}
 		return slices.Equal(slices.Sorted(maps.Keys(present)), there)
 	})
-	if h := watcher.news(); len(h) > 30 {
+	if h := watcher.news(); len(h) > 9 {
 		t.Errorf("a storm: heard %v", h)
 	}
 }

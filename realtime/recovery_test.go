@@ -165,7 +165,7 @@ func TestSubscribeFlags(t *testing.T) {
 	t.Parallel()
 	n := startReplica(t, dbtest.New(t), `{"namespaces":[{"name":"plain","recovery":false},{"name":"eph","ephemeral":true}]}`)
 	sent := must(n.Publish(t.Context(), message("room:1", 1)))[0]
-	eventually(t, 5*time.Second, "delivered", func() bool { return n.hub.in[0].position().Offset >= sent.Offset })
+	eventually(t, 5*time.Second, "delivered", func() bool { return handedOn(n, sent.Offset) })
 	lost := &protocol.SubscribeRequest{Channel: "room:1", Recover: true, Offset: 1, Epoch: "another"}
 	rejecting := &protocol.SubscribeRequest{Channel: "room:1", Recover: true, Offset: 1, Epoch: "another", Flag: flagRejectUnrecovered}
 	for _, c := range []struct {

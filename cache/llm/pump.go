@@ -139,17 +139,17 @@ func (p *pump) append(ctx context.Context, id string, messages [][]byte) error {
 	size, from := 0, 0
 	for i, m := range messages {
 		if size += len(m); size > pumpBytes && i > from {
-			if err := p.appendAll(ctx, id, messages[from:i]); err != nil {
+			if err := p.appendPart(ctx, id, messages[from:i]); err != nil {
 				return err
 			}
 			size, from = len(m), i
 		}
 	}
-	return p.appendAll(ctx, id, messages[from:])
+	return p.appendPart(ctx, id, messages[from:])
 }
 
-// appendAll tries until it is told that the messages are stored. Readers know twice the same when they see it.
-func (p *pump) appendAll(ctx context.Context, id string, messages [][]byte) error {
+// appendPart tries until it is told that the messages are stored. Readers know twice the same when they see it.
+func (p *pump) appendPart(ctx context.Context, id string, messages [][]byte) error {
 	for range pumpTries {
 		c, cancel := context.WithTimeout(ctx, pumpWithin)
 		err := p.log.Append(c, channelOf(id), messages...)

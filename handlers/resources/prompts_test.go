@@ -103,21 +103,29 @@ func TestReplicasReadTheirWrites(t *testing.T) {
 			if got.body != "" || got.Header.Get("Etag") != tag || got.Header.Get("Cache-Control") != "private, no-cache" {
 				t.Errorf("%v %q", got.Header, got.body)
 			}
-			tries := 0
-			eventually(t, "it is read from the cache", func() bool { // once the word of the last change has come here, too
-				tries++
-				name := fmt.Sprint("behind our back, ", tries)
-				err := db.InTenant(t.Context(), s.replicas[0].pool, "acme", func(tx pgx.Tx) error {
-					_, err := tx.Exec(t.Context(), "UPDATE forgewire.prompts SET name = $1", name)
-					return err
-				})
-				if err != nil {
-					t.Fatal(err)
-				}
-				return s.replicas[0].expect(t, 200, "", s.acme, "GET", at, "").prompt(t).Name != name
-			})
+			s.isCached(t, "prompts", at)
 		})
 	}
+}
+
+// isCached changes a table behind the first replica's back, which reads the resource from its cache and so does not see it. It
+// returns the name that the table has now.
+func (s *stack) isCached(t testing.TB, table, at string) (name string) {
+	t.Helper()
+	r, tries := s.replicas[0], 0
+	eventually(t, "it is read from the cache", func() bool { // once the word of the last change has come here, too
+		tries++
+		name = fmt.Sprint("behind our back, ", tries)
+		err := db.InTenant(t.Context(), r.pool, "acme", func(tx pgx.Tx) error {
+			_, err := tx.Exec(t.Context(), "UPDATE forgewire."+table+" SET name = $1", name)
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r.expect(t, 200, "", s.acme, "GET", at, "").dataset(t).Name != name // a prompt has one, too
+	})
+	return name
 }
 
 // Each change is published on the tenant's own channel, in its transaction, and says nothing of the template.

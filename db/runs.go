@@ -207,11 +207,13 @@ func EachRun(ctx context.Context, pool *pgxpool.Pool, f RunFilter, each func(*Ru
 		and("started <= $%d AND (started, id) < ($%[1]d, $%d)", f.Before.Started, f.Before.ID)
 	}
 	args = append(args, f.Limit)
+	// One plan for all tenants would be the average one's: it sorts all runs of one that has far more, for each page.
+	const planned = "SELECT set_config('plan_cache_mode', 'force_custom_plan', true)"
 	var r Run
 	_, err := query(ctx, pool, f.Tenant, fmt.Sprintf(`SELECT %s FROM forgewire.runs WHERE %s
 		ORDER BY started DESC, id DESC LIMIT $%d`, runColumns, where, len(args)), args, func(rows pgx.Rows) (pgconn.CommandTag, error) {
 		return pgx.ForEachRow(rows, r.fields(), func() error { return each(&r) })
-	})
+	}, planned)
 	if err != nil {
 		return fmt.Errorf("list runs: %w", err)
 	}

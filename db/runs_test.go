@@ -78,6 +78,35 @@ func TestRunsFindTheirDay(t *testing.T) {
 	}
 }
 
+// A page of a tenant that has nearly all runs is read in their order, however often pages were read on that connection:
+// none of the plans is for tenants in general.
+func TestAPageOfRunsIsPlannedForItsTenant(t *testing.T) {
+	t.Parallel()
+	url := dbtest.New(t)
+	conn := connect(t, url)
+	_, err := conn.Exec(t.Context(), `SELECT forgewire.make_run_partitions(); INSERT INTO forgewire.runs (id, started, tenant, answer_id, key_id, endpoint, model, upstream, status, cache, request_hash,
+			prompt_tokens, completion_tokens, saved_micros, duration, error)
+		SELECT 'run_' || i, now() - i * interval '1 ms', CASE WHEN i % 10 = 0 THEN 'small_' || i ELSE 'large' END, '', '', '', '', '', 200, 'miss', '', 0, 0, 0, '1 s', ''
+		FROM generate_series(1, 5000) AS i; ANALYZE forgewire.runs`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pool := newPool(t, db.PoolConfig{URL: url, MaxConns: 1})
+	for i := range 20 { // the server thinks of a common plan after five
+		tenant := []string{"large", "small_10"}[i/10]
+		if page, err := db.ListRuns(t.Context(), pool, db.RunFilter{Tenant: tenant, Limit: 100}); err != nil || len(page) != []int{100, 1}[i/10] {
+			t.Fatalf("%d runs, %v", len(page), err)
+		}
+	}
+	var common, own int
+	if err := pool.QueryRow(t.Context(), `SELECT sum(generic_plans), sum(custom_plans) FROM pg_prepared_statements WHERE statement LIKE 'SELECT id, started%'`).Scan(&common, &own); err != nil {
+		t.Fatal(err)
+	}
+	if common != 0 || own != 20 {
+		t.Errorf("%d common plans, %d own ones", common, own)
+	}
+}
+
 func TestRetireRuns(t *testing.T) {
 	t.Parallel()
 	url := dbtest.New(t)

@@ -26,8 +26,8 @@ func LeaveTenant(ctx context.Context, tx pgx.Tx) error {
 }
 
 // query runs one reading statement for one tenant in a single round trip: a connection that is not the tenant's yet
-// enters in the same one, and what is sent together is one transaction.
-func query[T any](ctx context.Context, pool *pgxpool.Pool, tenant, sql string, args []any, collect func(pgx.Rows) (T, error)) (T, error) {
+// enters in the same one, and what is sent together is one transaction. Statements without arguments may come first in it.
+func query[T any](ctx context.Context, pool *pgxpool.Pool, tenant, sql string, args []any, collect func(pgx.Rows) (T, error), first ...string) (T, error) {
 	var zero T
 	conn, err := pool.Acquire(forTenant{ctx})
 	if err != nil {
@@ -35,7 +35,8 @@ func query[T any](ctx context.Context, pool *pgxpool.Pool, tenant, sql string, a
 	}
 	defer conn.Release()
 	s := sessionOf(conn.Conn())
-	if s.in(tenant) {
+	in := s.in(tenant)
+	if in && len(first) == 0 {
 		rows, err := conn.Query(ctx, sql, args...)
 		if err != nil {
 			return zero, err //nolint:wrapcheck // the caller says what it read
@@ -43,20 +44,27 @@ func query[T any](ctx context.Context, pool *pgxpool.Pool, tenant, sql string, a
 		return collect(rows)
 	}
 	b := &pgx.Batch{}
-	b.Queue(s.enter(), tenant)
+	if !in {
+		b.Queue(s.enter(), tenant)
+		s.tear()
+	}
+	for _, statement := range first {
+		b.Queue(statement)
+	}
 	b.Queue(sql, args...)
-	s.tear()
 	results := conn.SendBatch(ctx, b)
-	defer results.Close() // what went wrong was returned by the two results
-	if _, err := results.Exec(); err != nil {
-		return zero, fmt.Errorf("enter the tenant: %w", err)
+	defer results.Close() // what went wrong was returned by the results
+	for range b.Len() - 1 {
+		if _, err := results.Exec(); err != nil {
+			return zero, fmt.Errorf("enter the tenant: %w", err)
+		}
 	}
 	rows, err := results.Query()
 	if err != nil {
 		return zero, err //nolint:wrapcheck // the caller says what it read
 	}
 	found, err := collect(rows)
-	if closed := results.Close(); closed == nil {
+	if closed := results.Close(); closed == nil && !in {
 		s.entered(tenant)
 	}
 	return found, err

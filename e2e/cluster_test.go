@@ -101,6 +101,7 @@ func newReplica(t testing.TB, i int, env []string) *replica {
 		"FORGEWIRE_API_KEY=" + apiKey,
 		"FORGEWIRE_TOKEN_SECRET=" + tokenSecret,
 		"FORGEWIRE_ALLOW_ANONYMOUS=true",
+		"FORGEWIRE_DB_POOL_MIN=2", // a server starts a process for each
 		"FORGEWIRE_LOG_FORMAT=text",
 		`FORGEWIRE_NAMESPACES={"namespaces":[{"name":"chat","allow_publish_for_subscriber":true},{"name":"open","allow_publish_for_client":true}]}`,
 	}, env...)

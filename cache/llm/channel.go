@@ -40,8 +40,9 @@ func aliasChannel(scope, id string) string { return AliasNamespace + ":" + hashe
 // A publication is a message of an answer's channel, as replicas and browsers read it.
 type publication struct {
 	Attempt int `json:"attempt"` // one more for each leader that died
-	// Take counts how often the answer began anew, because a new leader's differs from what was told of the last
-	// one's. A greater one replaces all that came before.
+	// Take is greater whenever the answer began anew, because a new leader's differs from what was told of the last
+	// one's, and names that leader: a take of one that died before it could write it is no other's. A greater one
+	// replaces all that came before.
 	Take int         `json:"take"`
 	Head *flightHead `json:"head,omitempty"` // the answer begins
 	// Events are consecutive ones, the first with the number From. An event is the JSON of a chunk; or text, in
@@ -212,7 +213,7 @@ func (c *copier) take(message []byte) error {
 	}
 	if p.Take > c.turn {
 		c.turn, c.next, c.part = p.Take, 0, nil
-		c.tape.again()
+		c.tape.again(p.Take)
 	}
 	v := c.tape.now(0)
 	if p.Head != nil && v.head == nil {

@@ -3,6 +3,7 @@ package llm
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"reflect"
 	"strings"
 	"testing"
@@ -207,5 +208,42 @@ func benchmark(b *testing.B, hit bool) {
 			prompt = strings.Repeat("y", i%50) + string(rune('a'+i/50%26)) + string(rune('a'+i/1300%26)) + string(rune('a'+i/33800%26))
 		}
 		r.do(context.Background(), b, "POST", "chat/completions", ask(prompt, ""))
+	}
+}
+
+// Each of two leaders that come after one that died begins anew, and the first of them dies before the log has anything of
+// that: whoever has its beginning must not be given the end of the second's.
+func TestNoTwoLeadersHaveATake(t *testing.T) {
+	h := flightHead{Endpoint: chat, Stream: true}
+	known := []string{`{"attempt":1,"take":0,"head":{"endpoint":"chat/completions","stream":true}}`, `{"attempt":1,"take":0,"from":0,"events":[{"n":0}]}`}
+	var takes []int
+	for attempt := 2; attempt <= 3; attempt++ {
+		known = append(known, string((&copier{next: 1}).claim(attempt)))
+		f := &flight{tape: newTape("fw_x"), req: &request{endpoint: chat}}
+		c := &copier{tape: f.tape}
+		for _, m := range known {
+			if err := c.take([]byte(m)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		out := newRetake(f, attempt)
+		out.begin(h)
+		out.add(event{data: fmt.Appendf(nil, `{"other":%d}`, attempt)})
+		p := &pump{tape: f.tape, attempt: attempt, limit: 1 << 10}
+		v := f.now(0)
+		p.take = v.take
+		messages, _ := p.encode(v, false)
+		for _, m := range messages {
+			if err := c.take(m); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if c.turn != v.take || f.now(0).take != v.take {
+			t.Errorf("a reader has take %d of %d", c.turn, v.take)
+		}
+		takes = append(takes, v.take)
+	}
+	if takes[0] == 0 || takes[1] <= takes[0] {
+		t.Errorf("%v", takes)
 	}
 }

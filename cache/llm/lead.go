@@ -15,10 +15,9 @@ import (
 // lead asks the upstream. With a lease, others may read along: the answer is written to the log too.
 func (s *Service) lead(f *flight, l *lease) {
 	f.leads = true
-	out := newRetake(f)
 	if l == nil {
 		f.alone()
-		s.generate(f, out, func() {})
+		s.generate(f, newRetake(f, 0), func() {})
 		s.settle(f)
 		return
 	}
@@ -38,7 +37,7 @@ func (s *Service) lead(f *flight, l *lease) {
 		pumped = make(chan error, 1)
 		go func() { pumped <- run() }()
 	}
-	s.generate(f, out, pump)
+	s.generate(f, newRetake(f, l.attempt), pump)
 	if pumped == nil && l.isFollowed() {
 		pump() // it came whole, and others wait for it
 	}

@@ -12,6 +12,7 @@ import (
 type retake struct {
 	tape     *tape
 	endpoint endpoint
+	take     int // of an answer that begins anew
 	prefix   []event
 	head     flightHead
 	mine     []event
@@ -20,9 +21,10 @@ type retake struct {
 	created  []byte
 }
 
-func newRetake(f *flight) *retake {
+// newRetake makes one for the leader of an attempt, which begins anew once at most; 0 for nobody's.
+func newRetake(f *flight, attempt int) *retake {
 	v := f.now(0)
-	r := &retake{tape: f.tape, endpoint: f.req.endpoint, prefix: v.events, joined: v.head == nil}
+	r := &retake{tape: f.tape, endpoint: f.req.endpoint, take: max(v.take+1, attempt-1), prefix: v.events, joined: v.head == nil}
 	if len(v.events) > 0 && r.endpoint.hasUsageOption() {
 		if n, err := parseJSON(v.events[0].data); err == nil {
 			r.id, r.created = n.get("id").raw, n.get("created").raw
@@ -60,7 +62,7 @@ func (r *retake) add(events ...event) bool {
 
 // diverge begins the tape anew, with what came until now.
 func (r *retake) diverge() {
-	r.tape.again()
+	r.tape.again(r.take)
 	r.tape.begin(r.head)
 	r.tape.add(r.mine...)
 	r.joined, r.id, r.created = true, nil, nil
@@ -85,7 +87,7 @@ func (r *retake) continued(events []event) []event {
 // whole is an answer that came in one piece.
 func (r *retake) whole(h flightHead, b []byte, e flightEnd) {
 	if !r.joined {
-		r.tape.again()
+		r.tape.again(r.take)
 	}
 	r.joined = true
 	r.tape.whole(h, b, e)

@@ -18,7 +18,7 @@ type tape struct {
 	remote  bool        // another replica asks the upstream
 	lone    bool        // or did: what comes now is this replica's alone, and nobody else goes on with it
 	head    *flightHead // nil until the upstream has begun to answer
-	// take counts how often the answer began anew. Readers that had something of an earlier one cannot go on.
+	// take is greater whenever the answer began anew. Readers that had something of an earlier one cannot go on.
 	take int
 	// held is how many events of this take are known to be those that all readers of an earlier leader have got; -1 for
 	// all. Who has more than these cannot go on: what he has may be something else.
@@ -113,10 +113,10 @@ func (t *tape) whole(h flightHead, b []byte, e flightEnd) {
 	})
 }
 
-// again begins the answer anew.
-func (t *tape) again() {
+// again begins the answer anew, with a take that nobody else's has.
+func (t *tape) again(take int) {
 	t.change(func() {
-		t.take++
+		t.take = take
 		t.head, t.events, t.object, t.size, t.held = nil, nil, nil, 0, -1
 	})
 }

@@ -2,9 +2,9 @@ package cache
 
 import (
 	"bytes"
-	"context"
 	"log/slog"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -19,21 +19,26 @@ func quick(t *testing.T, c *Cache) {
 	const slack = 100 * time.Millisecond // for this machine, not for the cache
 	for c.State() != StateUnavailable {
 		began := time.Now()
+		due := make(chan time.Duration, 1) // as late as all is here
+		time.AfterFunc(patience, func() { due <- time.Since(began) })
 		c.Get(ctx, "quick")
-		if took := time.Since(began); took > patience+slack {
+		if took := time.Since(began); took > <-due+slack {
 			t.Fatalf("a first call took %s", took)
 		}
 	}
-	began := time.Now()
+	var took []time.Duration
 	for range 100 {
+		began := time.Now()
 		c.Get(ctx, "quick")
 		c.Set(ctx, "quick", []byte("v"), SetOptions{TTL: time.Hour, Fill: true})
 		if e, err := c.Fetch(ctx, "quick", FetchOptions{TTL: time.Hour}, constant("v")); err != nil || e.Source != Filled {
 			t.Fatalf("%+v, %v", e, err)
 		}
+		took = append(took, time.Since(began))
 	}
-	if took := time.Since(began); took > 300*time.Millisecond {
-		t.Errorf("300 calls took %s", took)
+	slices.Sort(took)
+	if usual := took[len(took)/2]; usual > 3*time.Millisecond {
+		t.Errorf("three calls usually take %s", usual)
 	}
 }
 
@@ -69,7 +74,7 @@ func TestHung(t *testing.T) {
 	eventually(t, func() bool { _, n := c.local.size(); return n == 0 }, "the copy is kept for ever")
 	stale := time.Since(paused)
 	t.Logf("a hung server's copies went after %s", stale)
-	if bound := 2*pingGap + pingTimeout; stale > bound+500*time.Millisecond {
+	if bound := 2*pingGap + pingTimeout; stale > bound+3*time.Second {
 		t.Errorf("copies were served for %s, the bound is %s", stale, bound)
 	}
 	quick(t, c)
@@ -105,7 +110,7 @@ func TestHungUnderLoad(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if took := time.Since(began); took > time.Second {
+	if took := time.Since(began); took > 5*time.Second {
 		t.Errorf("2000 calls took %s", took)
 	}
 	if err := server.Resume(); err != nil {
@@ -339,11 +344,14 @@ func TestCluster(t *testing.T) {
 	for _, key := range []string{"plain", "}brace", "a}b{c", "{"} {
 		put(t, a, key, "v", SetOptions{Tags: []string{"x", "y", "z"}})
 		mustBeLocal(t, b, key, "v")
-		e, err := b.Fetch(context.Background(), key+"2", FetchOptions{TTL: time.Hour, Tags: []string{"x"}}, constant("w"))
-		if err != nil || string(e.Value) != "w" {
-			t.Errorf("%+v, %v", e, err)
-		}
-		mustGet(t, a, key+"2", "w")
+		eventually(t, func() bool {
+			e, err := b.Fetch(t.Context(), key+"2", FetchOptions{TTL: time.Hour, Tags: []string{"x"}}, constant("w"))
+			if err != nil || string(e.Value) != "w" {
+				t.Fatalf("%+v, %v", e, err)
+			}
+			got, ok := a.Get(t.Context(), key+"2")
+			return ok && string(got.Value) == "w"
+		}, "%q is not found by the other replica", key+"2")
 	}
 	eventually(t, func() bool { return a.Purge(t.Context(), "x", "y") == nil }, "the purge fails")
 	eventually(t, func() bool { _, ok := b.Get(t.Context(), "plain"); return !ok }, "b was not told")

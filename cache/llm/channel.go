@@ -196,19 +196,35 @@ type copier struct {
 
 var errHole = errors.New("the channel of an answer has a hole")
 
-// take handles one message.
-func (c *copier) take(message []byte) error {
-	var p publication
-	if err := json.Unmarshal(message, &p); err != nil {
-		return fmt.Errorf("read an answer's channel: %w", err)
+// take handles messages that came together. Of what one of them replaces no reader is told.
+func (c *copier) take(messages ...[]byte) error {
+	all := make([]publication, len(messages))
+	attempt, turn := c.attempt, c.turn
+	for i, m := range messages {
+		if err := json.Unmarshal(m, &all[i]); err != nil {
+			return fmt.Errorf("read an answer's channel: %w", err)
+		}
+		if all[i].Attempt >= attempt {
+			attempt, turn = all[i].Attempt, max(turn, all[i].Take)
+		}
 	}
+	for i := range all {
+		if err := c.one(&all[i], turn); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// one handles one message, unless its take is below the latest that is known.
+func (c *copier) one(p *publication, latest int) error {
 	if p.Attempt > c.attempt {
 		c.attempt, c.part = p.Attempt, nil
 		if p.Held != nil {
 			c.tape.hold(*p.Held)
 		}
 	}
-	if p.Attempt < c.attempt || p.Take < c.turn {
+	if p.Attempt < c.attempt || p.Take < latest {
 		return nil // of a leader that was thought dead, and has been replaced
 	}
 	if p.Take > c.turn {
@@ -224,7 +240,7 @@ func (c *copier) take(message []byte) error {
 		if v.head == nil || *p.From > c.next {
 			return errHole
 		}
-		if err := c.events(v.head, &p); err != nil {
+		if err := c.events(v.head, p); err != nil {
 			return err
 		}
 	}

@@ -192,10 +192,8 @@ func (s *Service) copy(ctx context.Context, id string, follower Follower, c *cop
 			}
 			return err
 		}
-		for _, m := range messages {
-			if err := c.take(m); err != nil {
-				return err
-			}
+		if err := c.take(messages...); err != nil {
+			return err
 		}
 		if v := c.tape.now(0); v.end != nil {
 			return nil
@@ -222,11 +220,9 @@ func (s *Service) succeed(f *flight, id string, follower Follower, c *copier) (b
 			s.elector.land(l, false)
 			return false, err
 		}
-		for _, m := range messages {
-			if err := c.take(m); err != nil {
-				s.elector.land(l, false)
-				return false, err
-			}
+		if err := c.take(messages...); err != nil {
+			s.elector.land(l, false)
+			return false, err
 		}
 	}
 	if v := f.now(0); v.end != nil { // it had ended just before

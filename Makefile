@@ -57,11 +57,11 @@ test-long: setup ## The rest: everything in e2e, with the race detector, faults 
 
 chaos: setup ## Break everything for a while and check every promise (TIME=10m SEED=… ONLY=regexp REPORT=file.md)
 	@FORGEWIRE_CHAOS_TIME=$(or $(TIME),10m) FORGEWIRE_CHAOS_SEED=$(SEED) FORGEWIRE_CHAOS_ONLY='$(ONLY)' FORGEWIRE_CHAOS_REPORT=$(abspath $(REPORT)) \
-		go test -count=1 -timeout 0 -run '^TestChaos$$' -v ./e2e
+		CGO_ENABLED=0 go test -vet=off -count=1 -timeout 0 -run '^TestChaos$$' -v ./e2e
 
 soak: setup ## Let everybody work for long and watch what grows (TIME=2h SPEED=1 SVG=docs/soak.svg)
 	@FORGEWIRE_SOAK_TIME=$(or $(TIME),2h) FORGEWIRE_SOAK_SPEED=$(SPEED) FORGEWIRE_SOAK_SVG=$(abspath $(or $(SVG),docs/soak.svg)) \
-		go test -count=1 -timeout 0 -run '^TestSoak$$' -v ./e2e
+		CGO_ENABLED=0 go test -vet=off -count=1 -timeout 0 -run '^TestSoak$$' -v ./e2e
 
 lint: fmt-check $(GOLANGCI) ## Check formatting, vet, and run golangci-lint
 	@go vet ./...

@@ -83,10 +83,20 @@ func exactCPUTimes(groups [][]int) ([]time.Duration, error) {
 	return times, nil
 }
 
+// took is what one's processes took so far. One may end while they are looked at, and then counts as its parent's.
+func (g watched) took(name string) (used time.Duration, err error) {
+	for range 10 {
+		if used, err = cpuTime(g[name]()); err == nil {
+			break
+		}
+	}
+	return used, err
+}
+
 // total is what all took so far.
 func (g watched) total() (total time.Duration, err error) {
-	for _, pids := range g {
-		used, err := cpuTime(pids())
+	for name := range g {
+		used, err := g.took(name)
 		if err != nil {
 			return 0, err
 		}
@@ -98,8 +108,8 @@ func (g watched) total() (total time.Duration, err error) {
 // each is what everybody took so far, in seconds. It leaves out what the system does not tell.
 func (g watched) each() map[string]float64 {
 	used := map[string]float64{}
-	for name, pids := range g {
-		if t, err := cpuTime(pids()); err == nil {
+	for name := range g {
+		if t, err := g.took(name); err == nil {
 			used[name] = t.Seconds()
 		}
 	}
@@ -121,8 +131,8 @@ func (g watched) during(ctx context.Context, w window) map[string]float64 {
 		return nil
 	}
 	used := map[string]float64{}
-	for name, pids := range g {
-		if before, err := cpuTime(pids()); err == nil {
+	for name := range g {
+		if before, err := g.took(name); err == nil {
 			used[name] = -before.Seconds()
 		}
 	}
@@ -130,7 +140,7 @@ func (g watched) during(ctx context.Context, w window) map[string]float64 {
 		return nil
 	}
 	for name := range used {
-		after, err := cpuTime(g[name]())
+		after, err := g.took(name)
 		if err != nil {
 			delete(used, name)
 			continue

@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// ScaleCosts are what a message takes, as Logs, Fanout and Broadcast measure it. See docs/scaling.md.
-type ScaleCosts struct {
+// scaleCost are what a message takes, as Logs, Fanout and Broadcast measure it. See docs/scaling.md.
+type scaleCost struct {
 	Flush   time.Duration // a commit's wait for the disk, whatever it carries
 	Append  time.Duration // CPU of a message in Postgres
 	Notify  time.Duration // the same of each replica that hears it
@@ -16,9 +16,9 @@ type ScaleCosts struct {
 	Deliver time.Duration // CPU of a message for each client that gets it
 }
 
-// ScalePlan is a deployment to be simulated.
-type ScalePlan struct {
-	Costs         ScaleCosts
+// scalePlan is a deployment to be simulated.
+type scalePlan struct {
+	Costs         scaleCost
 	Logs          int
 	LogCores      int // of each log's server
 	Replicas      int
@@ -30,24 +30,24 @@ type ScalePlan struct {
 	BatchMessages int // of one flush
 }
 
-// ScaleResult is what the plan comes to.
-type ScaleResult struct {
+// scaleResult is what the plan comes to.
+type scaleResult struct {
 	Log     float64       // of the busiest log's cores, the part that is in use: from 1 on it cannot keep up
 	Replica float64       // the same of a replica's
 	P50     time.Duration // from publish to the last replica's last client; 0 where something cannot keep up
 	P99     time.Duration
 }
 
-// Simulate lets messages arrive at random times, each at a random log. A log is a server that commits what has arrived since
+// simulate lets messages arrive at random times, each at a random log. A log is a server that commits what has arrived since
 // its last commit began; then its cores write a notification for each replica. A replica hears all logs, one message after
 // the other, and its cores hand each on to its share of the audience. All replicas hear the same; they differ in the order
 // in which the server serves them, so it is the last served one whose client is waited for.
-func Simulate(p ScalePlan) ScaleResult {
+func simulate(p scalePlan) scaleResult {
 	seconds := func(d time.Duration) float64 { return d.Seconds() }
 	perLog := p.Rate / float64(p.Logs)
 	logWork := seconds(p.Costs.Append) + float64(p.Replicas)*seconds(p.Costs.Notify)
 	replicaWork := seconds(p.Costs.Hear) + p.Audience/float64(p.Replicas)*seconds(p.Costs.Deliver)
-	r := ScaleResult{Log: perLog * logWork / float64(p.LogCores), Replica: p.Rate * replicaWork / float64(p.ReplicaCores)}
+	r := scaleResult{Log: perLog * logWork / float64(p.LogCores), Replica: p.Rate * replicaWork / float64(p.ReplicaCores)}
 	// One goroutine a log follows it, and appends are made one batch at a time, so one core each bounds these two.
 	r.Log = max(r.Log, perLog*seconds(p.Costs.Append))
 	r.Replica = max(r.Replica, perLog*seconds(p.Costs.Hear))

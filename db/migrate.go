@@ -49,6 +49,9 @@ func Migrate(ctx context.Context, url string) error {
 		_, err := c.Exec(ctx, "SET lock_timeout = '"+migrateLockTimeout+"'") // no startup parameter: poolers refuse those
 		return err
 	}
+	if done, err := isMigrated(ctx, pc.ConnConfig); done || err != nil {
+		return err
+	}
 	for deadline := time.Now().Add(migratePatience); ; {
 		if err = migrateOnce(ctx, pc); !mayPass(err) || time.Now().After(deadline) {
 			return err
@@ -61,6 +64,19 @@ func Migrate(ctx context.Context, url string) error {
 			return err
 		}
 	}
+}
+
+// isMigrated says whether there is nothing to do, as for most who start: a look takes one connection, and no lock.
+func isMigrated(ctx context.Context, cc *pgx.ConnConfig) (bool, error) {
+	c, err := pgx.ConnectConfig(ctx, cc.Copy())
+	if err != nil {
+		return false, fmt.Errorf("connect to migrate: %w", err)
+	}
+	defer c.Close(context.WithoutCancel(ctx))
+	if err = CheckMigrated(ctx, c); errors.Is(err, ErrNotMigrated) {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // mayPass says whether an error is of somebody else's lock.

@@ -67,6 +67,14 @@ func newHealth(pool *pgxpool.Pool) *health {
 	return &health{pool: pool, nonce: uuid.NewString(), down: errors.New("not connected to the database yet"), wait: map[string]chan struct{}{}}
 }
 
+// warm connects the pool while the listener connects, so that the first probe, and with it whoever waits for this replica
+// to start, does not wait for one after the other. Why it cannot be done the probe will say.
+func (h *health) warm(ctx context.Context) {
+	if c, err := h.pool.Acquire(ctx); err == nil {
+		c.Release()
+	}
+}
+
 func (h *health) connected() {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -23,6 +23,7 @@ func (n *Node) Run(ctx context.Context) error {
 		feeds.Go(func() error { return s.follow(feed) })
 	}
 	for _, s := range n.strands {
+		feeds.Go(func() error { s.health.warm(feed); return nil })
 		feeds.Go(func() error { return s.publisher.Run(feed) })
 		feeds.Go(func() error { return n.maintain(feed, s) })
 	}

@@ -206,10 +206,20 @@ func emptyDatabase(t testing.TB, s *devstack.Server) string {
 
 func create(t testing.TB, s *devstack.Server, template string) string {
 	t.Helper()
-	name, admin := fmt.Sprintf("e2e_%d", databases.Add(1)), atDatabase(t, s.URL(), "postgres")
-	execute(t, admin, fmt.Sprintf("CREATE DATABASE %s TEMPLATE %s", name, template))
+	name := fmt.Sprintf("e2e_%d", databases.Add(1))
+	admin := dial(t, atDatabase(t, s.URL(), "postgres"))
+	do := func(ctx context.Context, statement string) {
+		if _, err := admin.Exec(ctx, statement); err != nil {
+			t.Fatalf("%s: %v", statement, err)
+		}
+	}
+	statement := fmt.Sprintf("CREATE DATABASE %s TEMPLATE %s", name, template)
+	if admin.PgConn().ParameterStatus("server_version") >= "15" { // none that we support has one digit
+		statement += " STRATEGY FILE_COPY" // not through the WAL, which takes twice the time
+	}
+	do(t.Context(), statement)
 	if s == shared.server.Load() {
-		t.Cleanup(func() { execute(t, admin, fmt.Sprintf("DROP DATABASE IF EXISTS %s WITH (FORCE)", name)) })
+		t.Cleanup(func() { do(context.Background(), fmt.Sprintf("DROP DATABASE IF EXISTS %s WITH (FORCE)", name)) })
 	}
 	return atDatabase(t, s.URL(), name)
 }

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -169,7 +168,7 @@ type devKeys struct {
 
 // loadKeys reads the keys of a data folder, or makes them. Without a folder they last as long as we do.
 func loadKeys(dir string) (devKeys, error) {
-	keys := devKeys{APIKey: randomKey(), TokenSecret: randomKey()}
+	keys := devKeys{APIKey: rand.Text(), TokenSecret: rand.Text() + rand.Text()}
 	if dir == "" {
 		return keys, nil
 	}
@@ -200,12 +199,6 @@ func saveKeys(file string, keys devKeys) error {
 		return fmt.Errorf("keep the keys: %w", err)
 	}
 	return nil
-}
-
-func randomKey() string {
-	b := make([]byte, 24)
-	_, _ = rand.Read(b) // never fails: the process ends if the system has no randomness
-	return hex.EncodeToString(b)
 }
 
 // devCluster is what runs between the start of the servers and their end.

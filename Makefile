@@ -38,8 +38,8 @@ run: ## Start two replicas with a private Postgres and a page to try (ARGS=… f
 
 # go test comes last: the end of the output tells the result. On a new machine most of the time goes into compiling, so all
 # is compiled in two ways and no more, with the race detector and, as the binary is, without C; vetted once; and linked
-# without symbols (-s -w), in two thirds of the time. The cache is tried when nothing is compiled beside it: a slow Valkey
-# is a miss.
+# without symbols (-s -w), in two thirds of the time. Several tests build the binary at the same time, each all of it: it is
+# compiled before. The cache is tried when nothing is compiled beside it, as a slow Valkey is a miss.
 test: setup ## Install what the tests need, vet, and run all tests
 	@race=-race; \
 	command -v gcc >/dev/null || { race=; export CGO_ENABLED=0; echo 'no gcc: running without the race detector' >&2; }; \
@@ -47,6 +47,7 @@ test: setup ## Install what the tests need, vet, and run all tests
 	go test $$race $(TESTFLAGS) -parallel 4 $$(go list ./... | grep -vE '/e2e(/docs)?$$|/bench$$|/cache$$') && \
 	go test $$race $(TESTFLAGS) -parallel 4 ./cache && \
 	export CGO_ENABLED=0 && \
+	go build ./... && \
 	(cd e2e/deploy && go test -vet=all -count=1 ./...) && \
 	go test $(TESTFLAGS) -parallel 4 ./cmd/forgewire/bench ./e2e/docs && \
 	go test $(TESTFLAGS) -parallel 4 -run TestPublishedClient ./realtime && \

@@ -136,7 +136,7 @@ func TestInTxRetriesDeadlocks(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if n := <-tries + <-tries; n != 3 || balance(t, pool) != 4 {
+	if n := <-tries + <-tries; n < 3 || balance(t, pool) != 4 { // the server may end both, or one of them twice
 		t.Errorf("%d tries, balance %d", n, balance(t, pool))
 	}
 }

@@ -44,7 +44,7 @@ test: setup ## Install what the tests need, vet, and run all tests
 	@race=-race; \
 	command -v gcc >/dev/null || { race=; export CGO_ENABLED=0; echo 'no gcc: running without the race detector' >&2; }; \
 	go vet $$race ./... && \
-	go test $$race $(TESTFLAGS) -parallel 4 $$(go list ./... | grep -vE '/e2e(/docs)?$$|/bench$$|/cache$$') && \
+	go test $$race $(TESTFLAGS) -p 3 -parallel 4 $$(go list ./... | grep -vE '/e2e(/docs)?$$|/bench$$|/cache$$') && \
 	go test $$race $(TESTFLAGS) -parallel 4 ./cache && \
 	export CGO_ENABLED=0 && \
 	go build ./... && \

@@ -36,10 +36,11 @@ run: ## Start two replicas with a private Postgres and a page to try (ARGS=… f
 	@go build -ldflags '$(LDFLAGS)' -o $(TOOLS)/forgewire ./cmd/forgewire
 	@exec $(TOOLS)/forgewire dev $(ARGS)
 
-# go test comes last: the end of the output tells the result. On a new machine most of the time goes into compiling, so all
-# is compiled in two ways and no more, with the race detector and, as the binary is, without C; vetted once; and linked
-# without symbols (-s -w), in two thirds of the time. Several tests build the binary at the same time, each all of it: it is
-# compiled before. The cache is tried when nothing is compiled beside it, as a slow Valkey is a miss.
+# go test comes last: the end of the output tells the result. On a new machine most of the time goes into compiling, so
+# all is compiled in two ways and no more, with the race detector and, as the binary is, without C; vetted once (what
+# is left out under the race detector, where it runs); and linked without symbols (-s -w), in two thirds of the time. Several tests build the
+# binary at the same time, each all of it: it is compiled before. The cache is tried when nothing is compiled beside it,
+# as a slow Valkey is a miss.
 test: setup ## Install what the tests need, vet, and run all tests
 	@race=-race; \
 	command -v gcc >/dev/null || { race=; export CGO_ENABLED=0; echo 'no gcc: running without the race detector' >&2; }; \
@@ -50,7 +51,7 @@ test: setup ## Install what the tests need, vet, and run all tests
 	go build ./... && \
 	(cd e2e/deploy && go test -vet=all -count=1 ./...) && \
 	go test $(TESTFLAGS) -parallel 4 ./cmd/forgewire/bench ./e2e/docs && \
-	go test $(TESTFLAGS) -parallel 4 -run TestPublishedClient ./realtime && \
+	go test $(TESTFLAGS) -vet=all -timeout 8m -run TestPublishedClient ./realtime && \
 	go test $(TESTFLAGS) -count=1 ./e2e # not cached: it builds its binary
 
 test-long: setup ## The rest: everything in e2e, with the race detector, faults for as long as the promises say (RUN=regexp)

@@ -113,7 +113,7 @@ func (t *tape) whole(h flightHead, b []byte, e flightEnd) {
 	})
 }
 
-// again begins the answer anew, with a take that nobody else's has.
+// again begins the answer anew, with a take that is nobody else's.
 func (t *tape) again(take int) {
 	t.change(func() {
 		t.take = take

@@ -26,7 +26,6 @@ var (
 	// statements.
 	administrator *pgx.Conn
 	administering sync.Mutex // one statement at a time
-	copying       string     // how databases are made, as CREATE DATABASE is told
 )
 
 // Main is a package's TestMain: it starts one private server, migrates a template, runs the tests, and
@@ -53,14 +52,11 @@ func Main(m *testing.M) int {
 	return m.Run()
 }
 
-// administer connects.
+// administer connects the administrator.
 func administer(ctx context.Context) (err error) {
 	administrator, err = pgx.Connect(ctx, at("postgres"))
 	if err != nil {
 		return fmt.Errorf("connect to the test server: %w", err)
-	}
-	if administrator.PgConn().ParameterStatus("server_version") >= "15" { // none that we support has one digit
-		copying = "STRATEGY FILE_COPY" // not through the WAL, which takes twice the time
 	}
 	return nil
 }
@@ -90,7 +86,7 @@ func NewEmpty(t testing.TB) string {
 func create(t testing.TB, template string) string {
 	t.Helper()
 	name := fmt.Sprintf("test_%d_%d", os.Getpid(), number.Add(1))
-	admin(t, fmt.Sprintf("CREATE DATABASE %s TEMPLATE %s %s", name, template, copying))
+	admin(t, fmt.Sprintf("CREATE DATABASE %s TEMPLATE %s %s", name, template, copying()))
 	t.Cleanup(func() { admin(t, fmt.Sprintf("DROP DATABASE IF EXISTS %s WITH (FORCE)", name)) })
 	if template == "forgewire" {
 		// A copy has the template's epoch and numbers; a log of its own is what a test expects.
@@ -106,6 +102,17 @@ func create(t testing.TB, template string) string {
 	return at(name)
 }
 
+// copying is how CREATE DATABASE is to copy: not through the WAL, which takes twice the time.
+func copying() string {
+	administering.Lock()
+	defer administering.Unlock()
+	if administrator.PgConn().ParameterStatus("server_version") >= "15" { // none that we support has one digit
+		return "STRATEGY FILE_COPY"
+	}
+	return ""
+}
+
+// admin runs a statement on the administrator's connection.
 func admin(t testing.TB, statement string) {
 	t.Helper()
 	administering.Lock()

@@ -72,8 +72,8 @@ try {
     }
   })();
   let asked = 0;
-  let hits = 0; // where the cache is slow, as on a busy machine, a question may have to be asked once more
-  for (; hits < 2; asked++) {
+  let hits = 0; // where the cache is slow, as on a busy machine, it takes more questions until half of them were hits
+  for (; asked < 4 || (hits * 2 < asked && asked < 40); asked++) {
     const r = await post('/v1/chat/completions', apiKey, { model: 'small', temperature: 0, messages: [{ role: 'user', content: asked === 1 ? 'two' : 'one' }] });
     if (/; hit/.test(r.headers.get('Cache-Status'))) hits++;
   }
@@ -108,7 +108,7 @@ try {
   await shot('requests');
 
   await open('cache');
-  await until('the answers from the cache', async () => (await panel('cache').locator('.tile').first().innerText()).includes(`${hits} of ${asked}`));
+  await until('half of the answers from the cache', async () => (await tile('cache', 'Answers from the cache')) === '50 %');
   await until('money saved', async () => Number(await tile('cache', 'Money saved')) > 0);
   await narrow('cache');
   await shot('cache');

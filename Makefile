@@ -37,10 +37,10 @@ run: ## Start two replicas with a private Postgres and a page to try (ARGS=… f
 	@exec $(TOOLS)/forgewire dev $(ARGS)
 
 # go test comes last: the end of the output tells the result. On a new machine most of the time goes into compiling, so
-# all is compiled in two ways and no more, with the race detector and, as the binary is, without C; vetted once (what
-# is left out under the race detector, where it runs); and linked without symbols (-s -w), in two thirds of the time. Several tests build the
-# binary at the same time, each all of it: it is compiled before. The cache is tried when nothing is compiled beside it,
-# as a slow Valkey is a miss.
+# all is compiled in two ways and no more, with the race detector and, as the binary is, without C; vetted once (what is
+# left out under the race detector, where it runs); and linked without symbols (-s -w), in two thirds of the time.
+# Several tests build the binary at the same time, each all of it: it is compiled before. The cache is tried when
+# nothing is compiled beside it, as a slow Valkey is a miss.
 test: setup ## Install what the tests need, vet, and run all tests
 	@race=-race; \
 	command -v gcc >/dev/null || { race=; export CGO_ENABLED=0; echo 'no gcc: running without the race detector' >&2; }; \

@@ -36,22 +36,24 @@ run: ## Start two replicas with a private Postgres and a page to try (ARGS=… f
 	@go build -ldflags '$(LDFLAGS)' -o $(TOOLS)/forgewire ./cmd/forgewire
 	@exec $(TOOLS)/forgewire dev $(ARGS)
 
-# go test comes last: the end of the output tells the result. On a new machine most of the time goes into compiling, so
-# all is compiled in two ways and no more, with the race detector and, as the binary is, without C; vetted once (what is
-# left out under the race detector, where it runs); and linked without symbols (-s -w), in two thirds of the time.
-# Several tests build the binary at the same time, each all of it: it is compiled before. The cache is tried when
-# nothing is compiled beside it, as a slow Valkey is a miss.
-test: setup ## Install what the tests need, vet, and run all tests
-	@race=-race; \
+# What only a debugger reads is a fifth of the time that compiling takes.
+test chaos soak: export GOFLAGS += -gcflags=all=-dwarf=false
+
+# go test comes last: the end of the output tells the result. On a new machine half of the time goes into compiling, so
+# all is compiled in two ways and no more: with the race detector and, as the binary is, without C. Vetted is the second,
+# as the first leaves a test out; that, and what several tests build at the same time, is done while packages are fetched.
+# What takes longest starts first. The cache is tried when nothing is compiled beside it, as a slow Valkey is a miss.
+test: ## Install what the tests need, vet, and run all tests
+	@(export CGO_ENABLED=0; go vet ./... && go build -C e2e/peer -o /dev/null) & \
+	$(MAKE) setup; wait $$!; \
+	race=-race; \
 	command -v gcc >/dev/null || { race=; export CGO_ENABLED=0; echo 'no gcc: running without the race detector' >&2; }; \
-	go vet $$race ./... && \
-	go test $$race $(TESTFLAGS) -p 3 -parallel 4 $$(go list ./... | grep -vE '/e2e(/docs)?$$|/bench$$|/cache$$') && \
+	go test $$race $(TESTFLAGS) -p 3 -parallel 4 ./cache/llm ./realtime $$(go list ./... | grep -vE '/(e2e(/docs)?|bench|cache(/llm)?|realtime)$$') && \
 	go test $$race $(TESTFLAGS) -parallel 4 ./cache && \
 	export CGO_ENABLED=0 && \
-	go build ./... && \
-	(cd e2e/deploy && go test -vet=all -count=1 ./...) && \
+	(cd e2e/deploy && go test $(TESTFLAGS) -count=1 ./...) && \
 	go test $(TESTFLAGS) -parallel 4 ./cmd/forgewire/bench ./e2e/docs && \
-	go test $(TESTFLAGS) -vet=all -timeout 8m -run TestPublishedClient ./realtime && \
+	go test $(TESTFLAGS) -timeout 8m -run TestPublishedClient ./realtime && \
 	go test $(TESTFLAGS) -count=1 ./e2e # not cached: it builds its binary
 
 test-long: setup ## The rest: everything in e2e, with the race detector, faults for as long as the promises say (RUN=regexp)
@@ -68,7 +70,7 @@ soak: setup ## Let everybody work for long and watch what grows (TIME=2h SPEED=1
 		CGO_ENABLED=0 go test -vet=off -count=1 -timeout 0 -run '^TestSoak$$' -v ./e2e
 
 lint: fmt-check $(GOLANGCI) ## Check formatting, vet, and run golangci-lint
-	@go vet ./...
+	@go vet ./... && go vet -C e2e/deploy ./...
 	@$(GOLANGCI) run
 
 fmt-check:

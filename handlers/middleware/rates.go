@@ -79,11 +79,15 @@ func (r *Rates) IncrementBy(key string, at time.Time, n int) error {
 	}
 	t.mine += int64(n)
 	w.changed[key] = t
+	r.wake()
+	return nil
+}
+
+func (r *Rates) wake() {
 	select {
 	case r.woken <- struct{}{}:
 	default:
 	}
-	return nil
 }
 
 // Get is httprate.LimitCounter's.
@@ -114,6 +118,7 @@ func (r *Rates) Run(ctx context.Context) error {
 		if err := r.share(ctx); err != nil {
 			r.logger.DebugContext(ctx, "the other replicas' requests are not known", "error", err)
 			wait = shareAgain
+			r.wake() // whoever asked need not ask again for the others to learn of it
 		}
 		t := time.NewTimer(wait)
 		select {
@@ -136,7 +141,7 @@ func (r *Rates) share(ctx context.Context) error {
 		r.mu.Lock()
 		for name, one := range batch {
 			if err != nil {
-				one.w.changed[one.key] = one.t // again with the next request
+				one.w.changed[one.key] = one.t // again, as long as it counts
 				continue
 			}
 			one.t.told += amounts[name]
@@ -160,7 +165,12 @@ func (r *Rates) batch() (map[string]changed, map[string]int64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	batch, amounts := map[string]changed{}, map[string]int64{}
+	over := time.Now().Add(-2 * r.length).UnixNano() // of no use to anybody
 	for begin, w := range r.windows {
+		if begin < over {
+			delete(r.windows, begin)
+			continue
+		}
 		for key, t := range w.changed {
 			if len(batch) == sharedAtOnce {
 				return batch, amounts

@@ -45,7 +45,7 @@ test chaos soak: export GOFLAGS += -gcflags=all=-dwarf=false
 # What takes longest starts first. The cache is tried when nothing is compiled beside it, as a slow Valkey is a miss.
 test: ## Install what the tests need, vet, and run all tests
 	@(export CGO_ENABLED=0; go vet ./... && go build -C e2e/peer -o /dev/null) & \
-	$(MAKE) setup; wait $$!; \
+	./e2e/setup.sh; wait $$!; \
 	race=-race; \
 	command -v gcc >/dev/null || { race=; export CGO_ENABLED=0; echo 'no gcc: running without the race detector' >&2; }; \
 	go test $$race $(TESTFLAGS) -p 3 -parallel 4 ./cache/llm ./realtime $$(go list ./... | grep -vE '/(e2e(/docs)?|bench|cache(/llm)?|realtime)$$') && \

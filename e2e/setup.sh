@@ -3,7 +3,7 @@
 #
 #   gcc       for go test -race
 #   valkey    for the cache's tests
-#   chromium  for the browser's tests
+#   chromium  for the browser's tests, without its windows (chromium-headless-shell)
 #   pgbouncer, caddy, haproxy, nginx  that replicas stand behind and before
 #   psql, python3  that the documents' commands are run with
 #   django, psycopg2  for the example that publishes from them
@@ -89,9 +89,9 @@ install_packages() {
 		add_backports
 	fi
 	forbid_services
-	# One at a time: what cannot be had must not keep the others away.
+	# All at once is faster; what cannot be had must not keep the others away.
 	local package
-	for package in "${wanted[@]}"; do
+	quietly apt install --no-install-recommends "${wanted[@]}" || for package in "${wanted[@]}"; do
 		quietly apt install --no-install-recommends "$package" || say "$package could not be installed"
 	done
 	if [ -d /run/systemd/system ]; then
@@ -106,7 +106,7 @@ install_packages() {
 
 has_c() { command -v gcc >/dev/null && [ -e /usr/include/stdlib.h ]; }
 has_valkey() { command -v valkey-server >/dev/null; }
-has_chromium() { command -v chromium >/dev/null; }
+has_chromium() { command -v chromium-headless-shell >/dev/null || command -v chromium >/dev/null; }
 # Debian keeps servers where users do not look.
 has_server() { command -v "$1" >/dev/null || [ -x "/usr/sbin/$1" ]; }
 servers=(pgbouncer caddy haproxy nginx)
@@ -117,7 +117,7 @@ has_django() { /usr/bin/python3 -c 'import django, psycopg2' 2>/dev/null || pyth
 packages=()
 has_c || packages+=(gcc libc6-dev)
 has_valkey || packages+=(valkey-server)
-has_chromium || packages+=(chromium fonts-liberation)
+has_chromium || packages+=(chromium-headless-shell fonts-liberation)
 has_psql || packages+=(postgresql-client)
 has_django || packages+=(python3-django python3-psycopg2)
 for server in "${servers[@]}"; do

@@ -43,13 +43,13 @@ test chaos soak: export GOFLAGS += -gcflags=all=-dwarf=false \
 # go test comes last: the end of the output tells the result. On a new machine half of the time goes into compiling, so
 # all is compiled in two ways and no more: with the race detector and, as the binary is, without C. Vetted is the second,
 # as the first leaves tests out; that, and what several tests build at the same time, is done while packages are fetched.
-# What takes longest starts first. The cache is tried when nothing is compiled beside it, as a slow Valkey is a miss.
+# What waits longest starts first. The cache is tried when nothing is compiled beside it, as a slow Valkey is a miss.
 test: ## Install what the tests need, vet, and run all tests
 	@(export CGO_ENABLED=0; go vet ./... && go build -C e2e/peer -o /dev/null) & \
 	./e2e/setup.sh; wait $$!; \
 	race=-race; \
 	command -v gcc >/dev/null || { race=; export CGO_ENABLED=0; echo 'no gcc: running without the race detector' >&2; }; \
-	go test $$race $(TESTFLAGS) -p 3 -parallel 4 ./cache/llm ./realtime $$(go list ./... | grep -vE '/(e2e(/docs)?|bench|cache(/llm)?|realtime)$$') && \
+	go test $$race $(TESTFLAGS) -p 2 -parallel 4 ./cache/llm $$(go list ./... | grep -vE '/(e2e(/docs)?|bench|cache(/llm)?)$$') && \
 	go test $$race $(TESTFLAGS) -parallel 4 ./cache && \
 	export CGO_ENABLED=0 && \
 	(cd e2e/deploy && go test $(TESTFLAGS) -count=1 ./...) && \

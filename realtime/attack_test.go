@@ -328,7 +328,7 @@ func TestConnectionLimit(t *testing.T) {
 // One subscriber that never reads is disconnected, and the others get everything in time.
 func TestNeverReads(t *testing.T) {
 	t.Parallel()
-	const others, messages = 50, 48
+	const others, messages = 20, 48
 	r := newTestReplica(t, dbtest.New(t), nil)
 	bad := dialRaw(t, r, "")
 	_ = bad.conn.(*net.TCPConn).SetReadBuffer(4096)

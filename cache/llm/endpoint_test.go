@@ -14,7 +14,7 @@ const whole = "alpha béta 😀 delta"
 // settled waits until the flights of a replica have ended, so that what they brought is in the cache.
 func (r *replica) settled(t testing.TB) {
 	t.Helper()
-	eventually(t, 5e9, "the flights end", func() bool {
+	eventually(t, 20e9, "the flights end", func() bool {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		return len(r.byID) == 0

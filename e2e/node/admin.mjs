@@ -141,7 +141,7 @@ try {
   await until('and opens nothing any more', async () => (await models()) === 401);
 
   await open('runs');
-  await until('runs', async () => (await panel('runs').locator('tbody tr').count()) === 4);
+  await until('runs', async () => (await panel('runs').locator('tbody tr').count()) === asked);
   await narrow('runs');
   await shot('runs');
   publishing = false;

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -17,14 +18,33 @@ import (
 	"forgewire/infra/devstack"
 )
 
-// limited is one replica's limit of ten requests a minute, and what asks it.
-func limited(t *testing.T, valkey string) (get func(address string) int) {
+// away is what replicas share, which one of them cannot reach for a while.
+type away struct {
+	middleware.Sums
+	gone   atomic.Bool
+	failed chan struct{} // an attempt has
+}
+
+func (a *away) Add(ctx context.Context, amounts map[string]int64, life time.Duration) (map[string]int64, error) {
+	if a.gone.Load() {
+		select {
+		case a.failed <- struct{}{}:
+		case <-ctx.Done():
+		}
+		return nil, errors.New("it is away")
+	}
+	return a.Sums.Add(ctx, amounts, life)
+}
+
+// limited is one replica's limit of a hundred requests a minute, what asks it, and what it shares through.
+func limited(t *testing.T, valkey string) (get func(address string) int, through *away) {
 	t.Helper()
 	values, err := cache.New(cache.Config{URL: valkey, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
-	rates := middleware.NewRates(values, slog.New(slog.DiscardHandler))
+	through = &away{Sums: values, failed: make(chan struct{})}
+	rates := middleware.NewRates(through, slog.New(slog.DiscardHandler))
 	ctx, cancel := context.WithCancel(t.Context())
 	var g errgroup.Group
 	g.Go(func() error { return values.Run(ctx) })
@@ -36,10 +56,11 @@ func limited(t *testing.T, valkey string) (get func(address string) int) {
 		r.RemoteAddr = address
 		h.ServeHTTP(w, r)
 		return w.Code
-	}
+	}, through
 }
 
-// What one replica has answered counts at another one; without Valkey each has its own limit.
+// What one replica has answered counts at another one, also what it could not tell when it was asked; without Valkey each
+// has its own limit.
 func TestRateOverReplicas(t *testing.T) {
 	t.Parallel()
 	dir, err := devstack.MkdirTemp("", "middleware-test-")
@@ -55,12 +76,17 @@ func TestRateOverReplicas(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = server.Stop(context.Background()) }()
-	one, other := limited(t, server.URL()), limited(t, server.URL())
+	one, through := limited(t, server.URL())
+	other, _ := limited(t, server.URL())
+	through.gone.Store(true)
 	for range 99 {
 		if code := one("192.0.2.1:1"); code != http.StatusOK {
 			t.Fatal(code)
 		}
 	}
+	<-through.failed
+	<-through.failed // now no request is left that would have it try again
+	through.gone.Store(false)
 	answered := 0
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
@@ -72,7 +98,7 @@ func TestRateOverReplicas(t *testing.T) {
 	if code := other("192.0.2.2:1"); code != http.StatusOK {
 		t.Errorf("another address: %d", code)
 	}
-	alone := limited(t, "")
+	alone, _ := limited(t, "")
 	for i := range 101 {
 		if code := alone("192.0.2.1:1"); (code == http.StatusOK) != (i < 100) {
 			t.Errorf("without Valkey, request %d: %d", i+1, code)

@@ -36,26 +36,23 @@ run: ## Start two replicas with a private Postgres and a page to try (ARGS=… f
 	@go build -ldflags '$(LDFLAGS)' -o $(TOOLS)/forgewire ./cmd/forgewire
 	@exec $(TOOLS)/forgewire dev $(ARGS)
 
-# A program with the race detector waits for a second before it ends, for races of what is ending with it.
-test: export GORACE := atexit_sleep_ms=100
-
 # What only a debugger reads, and what libraries have inlined, is two fifths of the time that compiling takes.
 test chaos soak: export GOFLAGS += -gcflags=all=-dwarf=false \
 	$(foreach from,github.com go.opentelemetry.io golang.org google.golang.org k8s.io,'-gcflags=$(from)/...=-dwarf=false -l')
 
-# go test comes last: the end of the output tells the result. On a new machine half of the time goes into compiling, so
+# go test comes last: the end of the output tells the result. On a new machine much of the time goes into compiling, so
 # all is compiled in two ways and no more: with the race detector and, as the binary is, without C. Vetted is the second,
 # as the first leaves tests out; that, and what several tests build at the same time, is done while packages are fetched.
 # What waits longest starts first. The cache is tried when nothing is compiled beside it, as a slow Valkey is a miss.
 test: ## Install what the tests need, vet, and run all tests
-	@(export CGO_ENABLED=0; go vet ./... && go build -C e2e/peer -o /dev/null && go test -C e2e/deploy $(TESTFLAGS) -c -o /dev/null) & \
+	@(export CGO_ENABLED=0; go vet ./... && go vet -C e2e/deploy ./... && go build -C e2e/peer -o /dev/null) & \
 	./e2e/setup.sh; wait $$!; \
 	race=-race; \
 	command -v gcc >/dev/null || { race=; export CGO_ENABLED=0; echo 'no gcc: running without the race detector' >&2; }; \
 	go test $$race $(TESTFLAGS) -parallel 4 ./cache/llm ./realtime $$(go list ./... | grep -vE '/(e2e(/docs)?|bench|cache(/llm)?|realtime)$$') && \
 	go test $$race $(TESTFLAGS) -parallel 4 ./cache && \
 	export CGO_ENABLED=0 && \
-	(cd e2e/deploy && go test $(TESTFLAGS) -count=1 ./...) && \
+	go test -C e2e/deploy $(TESTFLAGS) -count=1 ./... && \
 	go test $(TESTFLAGS) -parallel 4 ./cmd/forgewire/bench ./e2e/docs && \
 	go test $(TESTFLAGS) -timeout 8m -run '^TestPublished(Client|Fields)' ./realtime ./cache/llm && \
 	go test $(TESTFLAGS) -count=1 ./e2e # not cached: it builds its binary

@@ -81,8 +81,7 @@ func TestV1Stats(t *testing.T) {
 		_, body := c.request(t, 0, http.MethodGet, "/v1/stats", apiKey, "")
 		return strings.Contains(body, `"/connection/websocket"`)
 	})
-	one := get(0, "/v1/stats")
-	mine := one.Replica
+	mine := get(0, "/v1/stats").Replica
 	publish := of(t, mine.HTTP, "POST", "/api/publish")
 	if publish.Statuses["2xx"] != 3 || publish.Window.Count != 3 || publish.Total.Count != 3 || publish.Window.P50 <= 0 {
 		t.Errorf("publish: %+v", publish)
@@ -103,11 +102,12 @@ func TestV1Stats(t *testing.T) {
 		t.Errorf("%+v", mine)
 	}
 
-	all := one.Cluster
+	var s v1Stats
 	eventually(t, "both replicas answer in time", func() bool {
-		all = get(1, "/v1/stats?scope=cluster").Cluster
-		return len(all.Replicas) == 2
+		s = get(1, "/v1/stats?scope=cluster")
+		return len(s.Cluster.Replicas) == 2
 	})
+	all := s.Cluster
 	if r := of(t, all.HTTP, "POST", "/api/publish"); r.Statuses["2xx"] != 5 || r.Total.Count != 5 || r.Window.Count != 5 || r.TotalHist != "" {
 		t.Errorf("publish, of all: %+v", r)
 	}

@@ -139,7 +139,7 @@ func (s *testStream) status(want int) string {
 	return body
 }
 
-// event reads the next block of server-sent events, without its blank line.
+// event reads the next block of server-sent events that is not a ping, without its blank line.
 func (s *testStream) event() string {
 	s.t.Helper()
 	var b strings.Builder
@@ -148,10 +148,14 @@ func (s *testStream) event() string {
 		if err != nil {
 			s.t.Fatalf("the stream ended after %q: %v", b.String(), err)
 		}
-		if line == "\n" {
+		switch {
+		case line != "\n":
+			b.WriteString(line)
+		case b.String() == ":\n":
+			b.Reset()
+		default:
 			return b.String()
 		}
-		b.WriteString(line)
 	}
 }
 

@@ -1,8 +1,8 @@
 //go:build !race
 
-package llm
+// OpenAI's SDK is large, and nothing here needs to be compiled once more with the race detector.
 
-// OpenAI's SDK is large: compiled once more, with the race detector, it takes longer than all tests of this package.
+package llm
 
 import (
 	"reflect"

@@ -61,11 +61,6 @@ func (r *Rates) IncrementBy(key string, at time.Time, n int) error {
 	defer r.mu.Unlock()
 	w := r.windows[at.UnixNano()]
 	if w == nil {
-		for begin := range r.windows {
-			if begin < at.Add(-r.length).UnixNano() {
-				delete(r.windows, begin)
-			}
-		}
 		w = &window{counts: map[string]*tally{}, changed: map[string]*tally{}}
 		r.windows[at.UnixNano()] = w
 	}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/multitracer"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"forgewire/infra/monitor"
@@ -23,14 +24,35 @@ type gate struct {
 	acquiring atomic.Int64
 	inUse     atomic.Int64
 	lastUse   atomic.Int64 // unix nanoseconds of the last acquire that found or made a connection
+	notYet    atomic.Pointer[notYet]
 
 	opened, ended, timedOut, refused atomic.Uint64
 }
 
-// mayConnect refuses the pool's own attempts to fill its base, which it makes every minute, while nobody uses
-// it: a replica at rest takes no connections of the server's, and a start opens only what it needs.
+// notYet is what a server answered that starts up or shuts down, and until when it is not asked again. It makes a process
+// for each attempt, also to refuse it: all requests of all replicas together would keep it from getting ready.
+type notYet struct {
+	err   error
+	until time.Time
+}
+
+const (
+	askAgainAfter    = 100 * time.Millisecond
+	cannotConnectNow = "57P03" // SQLSTATE
+)
+
+// mayConnect refuses what a server that is not ready need not be asked. It refuses, too, the pool's own attempts to fill
+// its base, which it makes every minute, while nobody uses it: a replica at rest takes no connections of the server's, and
+// a start opens only what it needs.
 func (g *gate) mayConnect(ctx context.Context) error {
-	if ctx.Value(acquireKey{}) == nil && time.Since(time.Unix(0, g.lastUse.Load())) > maxConnIdleTime {
+	if n := g.notYet.Load(); n != nil && time.Now().Before(n.until) {
+		return n.err
+	}
+	if a, ok := ctx.Value(acquireKey{}).(*acquire); ok {
+		a.asked.Store(true)
+		return nil
+	}
+	if time.Since(time.Unix(0, g.lastUse.Load())) > maxConnIdleTime {
 		return errNotInUse
 	}
 	return nil
@@ -48,6 +70,7 @@ type acquire struct {
 	parent          context.Context
 	cancel          context.CancelFunc
 	refused         bool
+	asked           atomic.Bool // the server, for a connection
 	timer           monitor.Timer
 }
 
@@ -85,10 +108,12 @@ func (g *gate) TraceAcquireStart(ctx context.Context, _ *pgxpool.Pool, _ pgxpool
 // TraceAcquireEnd counts how it ended.
 func (g *gate) TraceAcquireEnd(ctx context.Context, _ *pgxpool.Pool, d pgxpool.TraceAcquireEndData) {
 	g.acquiring.Add(-1)
-	if a, ok := ctx.Value(acquireKey{}).(*acquire); ok {
+	a, ok := ctx.Value(acquireKey{}).(*acquire)
+	if ok {
 		a.cancel()
 		a.timer.End()
 	}
+	var refusal *pgconn.PgError
 	switch {
 	case d.Err == nil:
 		g.inUse.Add(1)
@@ -97,6 +122,8 @@ func (g *gate) TraceAcquireEnd(ctx context.Context, _ *pgxpool.Pool, d pgxpool.T
 		g.refused.Add(1)
 	case errors.Is(d.Err, errAcquireTimeout):
 		g.timedOut.Add(1)
+	case ok && a.asked.Load() && errors.As(d.Err, &refusal) && refusal.Code == cannotConnectNow:
+		g.notYet.Store(&notYet{err: d.Err, until: time.Now().Add(askAgainAfter)})
 	}
 }
 

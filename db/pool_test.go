@@ -3,14 +3,21 @@ package db_test
 import (
 	"context"
 	"errors"
+	"os"
+	"path/filepath"
+	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"forgewire/db"
 	"forgewire/db/dbtest"
+	"forgewire/infra/devstack"
 )
 
 func newPool(t *testing.T, cfg db.PoolConfig) *pgxpool.Pool {
@@ -127,6 +134,66 @@ func TestDatabaseThatIsAway(t *testing.T) {
 	if _, err := pool.Exec(t.Context(), "SELECT 1"); !db.Unavailable(err) || errors.Is(err, db.ErrBusy) {
 		t.Errorf("%v", err)
 	}
+}
+
+// A server that is not ready is asked a few times a second, however many want to use it, and used as soon as it is.
+func TestServerThatIsNotReady(t *testing.T) {
+	t.Parallel()
+	dir, err := devstack.MkdirTemp("", "forgewire-db-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	server, err := devstack.StartPostgres(t.Context(), filepath.Join(dir, "data"), map[string]string{"fsync": "off"}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = server.Kill() })
+	url := strings.Replace(server.URL(), "/forgewire", "/postgres", 1)
+	pool := newPool(t, db.PoolConfig{URL: url, MaxConns: 4})
+	client, err := pgx.Connect(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close(context.Background())
+	// It waits for its client to leave, and takes no other.
+	if err = syscall.Kill(server.PID(), syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "it shuts down", func() bool { return notReady(pool) })
+	refusals := func() int {
+		log, err := os.ReadFile(filepath.Join(server.Dir(), "server.log"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.Count(string(log), "the database system is shutting down")
+	}
+	before, start, asked := refusals(), time.Now(), 0
+	for ; time.Since(start) < time.Second; asked++ {
+		if !notReady(pool) {
+			t.Fatal("it answered")
+		}
+	}
+	if n := refusals() - before; n < 2 || n > int(time.Since(start)/(50*time.Millisecond)) || asked < 10*n {
+		t.Errorf("%d times asked of the pool, %d of the server", asked, n)
+	}
+	if err = server.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if err = server.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "it is used again", func() bool {
+		_, err := pool.Exec(t.Context(), "SELECT 1")
+		return err == nil
+	})
+}
+
+// notReady says whether the server answers that it starts up or shuts down.
+func notReady(pool *pgxpool.Pool) bool {
+	_, err := pool.Exec(context.Background(), "SELECT 1")
+	var refusal *pgconn.PgError
+	return errors.As(err, &refusal) && refusal.Code == "57P03"
 }
 
 // Connections that died while they were idle are not handed out.

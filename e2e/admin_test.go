@@ -27,7 +27,7 @@ func TestAdminPage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, width := range []int{1280, 390} {
+	for _, width := range widths(1280) {
 		t.Run(strconv.Itoa(width), func(t *testing.T) {
 			const password = "the password of the test"
 			url, key := startDev(t, "FORGEWIRE_ADMIN_PASSWORD="+password, "FORGEWIRE_UPSTREAMS="+string(upstreams))

@@ -97,8 +97,13 @@ type flood struct {
 	done   sync.WaitGroup
 }
 
-// How fast the publishers of a flood are, at most.
-const floodEvery = 10 * time.Millisecond
+// floodEvery is how fast a publisher of a flood is, at most.
+func floodEvery() time.Duration {
+	if long() {
+		return 10 * time.Millisecond
+	}
+	return 30 * time.Millisecond // it leaves the others of make test their part of the processors
+}
 
 // flood publishes without pause: over HTTP on each replica and from SQL, on all channels by turns.
 func (c *cluster) flood(l *ledger, channels ...string) *flood {
@@ -126,7 +131,7 @@ func (c *cluster) floodThrough(l *ledger, sqlURL string, channels ...string) *fl
 
 func (f *flood) run(ctx context.Context, channels []string, publish func(channel string)) {
 	f.done.Go(func() {
-		tick := time.NewTicker(floodEvery)
+		tick := time.NewTicker(floodEvery())
 		defer tick.Stop()
 		for i := rand.IntN(len(channels)); ; i++ {
 			select {

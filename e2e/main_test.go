@@ -185,7 +185,10 @@ func ownServer(t testing.TB, settings map[string]string) *devstack.Server {
 	return s
 }
 
-var databases atomic.Int64
+var (
+	databases atomic.Int64
+	hasOne    sync.Map // the tests that have a database
+)
 
 // newDatabase makes a database with nothing in it but, where the server has it at hand, our schema, and returns its URL.
 func newDatabase(t testing.TB, s *devstack.Server) string {
@@ -194,7 +197,10 @@ func newDatabase(t testing.TB, s *devstack.Server) string {
 		return emptyDatabase(t, s)
 	}
 	u := create(t, s, strings.Trim(mustPath(t, s.URL()), "/"))
-	execute(t, u, "UPDATE forgewire.log SET epoch = substr(md5(gen_random_uuid()::text), 1, 12)") // a log of its own
+	root, _, _ := strings.Cut(t.Name(), "/")
+	if _, further := hasOne.LoadOrStore(root, true); further { // and its second log is to have an epoch of its own
+		execute(t, u, "UPDATE forgewire.log SET epoch = substr(md5(gen_random_uuid()::text), 1, 12)")
+	}
 	return u
 }
 
@@ -207,19 +213,14 @@ func emptyDatabase(t testing.TB, s *devstack.Server) string {
 func create(t testing.TB, s *devstack.Server, template string) string {
 	t.Helper()
 	name := fmt.Sprintf("e2e_%d", databases.Add(1))
-	admin := dial(t, atDatabase(t, s.URL(), "postgres"))
-	do := func(ctx context.Context, statement string) {
-		if _, err := admin.Exec(ctx, statement); err != nil {
-			t.Fatalf("%s: %v", statement, err)
-		}
-	}
+	admin := atDatabase(t, s.URL(), "postgres")
 	statement := fmt.Sprintf("CREATE DATABASE %s TEMPLATE %s", name, template)
-	if admin.PgConn().ParameterStatus("server_version") >= "15" { // none that we support has one digit
+	if query[string](t, admin, "SHOW server_version") >= "15" { // none that we support has one digit
 		statement += " STRATEGY FILE_COPY" // not through the WAL, which takes twice the time
 	}
-	do(t.Context(), statement)
+	execute(t, admin, statement)
 	if s == shared.server.Load() {
-		t.Cleanup(func() { do(context.Background(), fmt.Sprintf("DROP DATABASE IF EXISTS %s WITH (FORCE)", name)) })
+		t.Cleanup(func() { execute(t, admin, fmt.Sprintf("DROP DATABASE IF EXISTS %s WITH (FORCE)", name)) })
 	}
 	return atDatabase(t, s.URL(), name)
 }
@@ -261,17 +262,52 @@ func dial(t testing.TB, databaseURL string) *pgx.Conn {
 	return c
 }
 
-// execute runs statements on a connection of their own.
+// kept are connections that were used once, one for each database at most: a server needs longer to start a connection than
+// for most statements.
+var kept sync.Map
+
+// connected runs do on a connection that nothing was left on.
+func connected(ctx context.Context, databaseURL string, do func(*pgx.Conn) error) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	c, err := connection(ctx, databaseURL)
+	if err != nil {
+		return fmt.Errorf("connect: %w", err)
+	}
+	err = do(c)
+	if other, loaded := kept.Swap(databaseURL, c); loaded {
+		_ = other.(*pgx.Conn).Close(ctx) // it was as good
+	}
+	return err
+}
+
+func connection(ctx context.Context, databaseURL string) (*pgx.Conn, error) {
+	if one, ok := kept.LoadAndDelete(databaseURL); ok {
+		c := one.(*pgx.Conn)
+		if !c.IsClosed() {
+			trial, cancel := context.WithTimeout(ctx, time.Second)
+			defer cancel()
+			_, err := c.Exec(trial, "DISCARD ALL")
+			if err == nil {
+				err = c.DeallocateAll(trial) // pgx has a list of what it prepared
+			}
+			if err == nil {
+				return c, nil
+			}
+		}
+		_ = c.Close(ctx) // the server was restarted, the database is gone, …
+	}
+	return pgx.Connect(ctx, databaseURL)
+}
+
+// execute runs statements.
 func execute(t testing.TB, databaseURL, sql string, args ...any) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-	defer cancel()
-	c, err := pgx.Connect(ctx, databaseURL)
+	err := connected(context.Background(), databaseURL, func(c *pgx.Conn) error {
+		_, err := c.Exec(context.Background(), sql, args...)
+		return err
+	})
 	if err != nil {
-		t.Fatalf("connect: %v", err)
-	}
-	defer c.Close(ctx)
-	if _, err = c.Exec(ctx, sql, args...); err != nil {
 		t.Fatalf("%s: %v", sql, err)
 	}
 }
@@ -287,14 +323,9 @@ func query[T any](t testing.TB, databaseURL, sql string, args ...any) T {
 }
 
 func tryQuery[T any](databaseURL, sql string, args ...any) (v T, err error) {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-	defer cancel()
-	c, err := pgx.Connect(ctx, databaseURL)
-	if err != nil {
-		return v, err
-	}
-	defer c.Close(ctx)
-	err = c.QueryRow(ctx, sql, args...).Scan(&v)
+	err = connected(context.Background(), databaseURL, func(c *pgx.Conn) error {
+		return c.QueryRow(context.Background(), sql, args...).Scan(&v)
+	})
 	return v, err
 }
 
@@ -331,7 +362,7 @@ func lasting(usual, promised time.Duration) time.Duration {
 func until(t testing.TB, within time.Duration, what string, missing func() string) {
 	t.Helper()
 	deadline := time.Now().Add(within)
-	tick := time.NewTicker(10 * time.Millisecond)
+	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for {
 		why := missing()

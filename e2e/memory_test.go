@@ -76,7 +76,7 @@ func TestMemoryLimit(t *testing.T) {
 	for range 100 {
 		deaf(ctx, t, r.addr)
 	}
-	answered, refused := publishMuch(ctx, t, r.addr, 500)
+	answered, refused := publishMuch(ctx, t, r.addr, 250)
 	if !r.running() {
 		t.Fatalf("the replica ended: %v", r.wait(0))
 	}

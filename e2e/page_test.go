@@ -21,12 +21,20 @@ func TestPage(t *testing.T) {
 	if status := statusOfHost(t, url, "evil.test"); status != http.StatusMisdirectedRequest {
 		t.Errorf("a name that a stranger made to point here: %d", status)
 	}
-	for _, width := range []int{1280, 390} {
+	for _, width := range widths(390) {
 		out := node(t, "node/page.mjs", "URL="+url, "API_KEY="+key, "CHROMIUM="+browser, "WIDTH="+strconv.Itoa(width), "SHOT="+os.Getenv("SHOT_"+strconv.Itoa(width)))
 		if n := strings.Count(out, "ok   "); n != 23 {
 			t.Errorf("at %d pixels %d of 23 are ok:\n%s", width, n, out)
 		}
 	}
+}
+
+// widths are those of the windows in which a page is tried: a desktop's and a phone's, or only one of them.
+func widths(usual int) []int {
+	if long() {
+		return []int{1280, 390}
+	}
+	return []int{usual}
 }
 
 // statusOfHost asks for a page by another name.

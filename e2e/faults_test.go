@@ -355,7 +355,7 @@ func TestCutInMidCommit(t *testing.T) {
 func TestDrainingReplicaDies(t *testing.T) {
 	heavy(t)
 	server := ownServer(t, nil)
-	execute(t, server.URL(), "CREATE ROLE replica_0 SUPERUSER LOGIN; CREATE ROLE replica_1 SUPERUSER LOGIN")
+	execute(t, atDatabase(t, server.URL(), "postgres"), "CREATE ROLE replica_0 SUPERUSER LOGIN; CREATE ROLE replica_1 SUPERUSER LOGIN")
 	database := newDatabase(t, server)
 	c := newCluster(t, 2, options{url: database, urls: func(i int) (string, string) {
 		u := strings.Replace(database, "//postgres@", fmt.Sprintf("//replica_%d@", i), 1)

@@ -143,6 +143,7 @@ func TestJWKSRotation(t *testing.T) {
 func TestJWKSServerTrouble(t *testing.T) {
 	elsewhere := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(keySet(jwkOf("other", "new"))) }))
 	defer elsewhere.Close()
+	bomb := zipped(append(keySet(jwkOf("other", "new")), bytes.Repeat([]byte(" "), 16*jwksMaxBytes)...))
 	for name, trouble := range map[string]http.HandlerFunc{
 		"an error": func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "no", 500) },
 		"cut":      func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) },
@@ -153,7 +154,7 @@ func TestJWKSServerTrouble(t *testing.T) {
 		},
 		"a bomb": func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Encoding", "gzip")
-			_, _ = w.Write(zipped(append(keySet(jwkOf("other", "new")), bytes.Repeat([]byte(" "), 64*jwksMaxBytes)...)))
+			_, _ = w.Write(bomb)
 		},
 		"a redirect":      func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, elsewhere.URL, http.StatusFound) },
 		"a redirect loop": func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, r.URL.Path, http.StatusFound) },

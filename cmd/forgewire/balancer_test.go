@@ -82,7 +82,7 @@ func startBalancer(t *testing.T, grace time.Duration, backends ...backend) *runn
 	ctx, stop := context.WithCancel(t.Context())
 	r := &running{
 		host:   ln.Addr().String(),
-		client: &http.Client{Transport: &http.Transport{}, Timeout: 5 * time.Second},
+		client: &http.Client{Transport: &http.Transport{}, Timeout: 30 * time.Second},
 		stop:   stop,
 		ended:  make(chan error, 1),
 	}

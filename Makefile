@@ -25,7 +25,7 @@ TESTFLAGS := -vet=off -ldflags '-s -w' -timeout 15m
 # Hidden folders and other people's code are not ours to format.
 GO_FILES = find . -name '*.go' -not -path './.*' -not -path '*/node_modules/*'
 
-.PHONY: help run test test-long vet race chaos soak lint fmt-check bench bench-table microbench build image push sbom govulncheck setup
+.PHONY: help run test test-long plain race chaos soak lint fmt-check bench bench-table microbench build image push sbom govulncheck setup
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,31 +37,34 @@ run: ## Start two replicas with a private Postgres and a page to try (ARGS=… f
 	@exec $(TOOLS)/forgewire dev $(ARGS)
 
 # What only a debugger reads, and what libraries have inlined, is two fifths of the time that compiling takes.
-test vet race chaos soak: export GOFLAGS += -gcflags=all=-dwarf=false \
+test plain race chaos soak: export GOFLAGS += -gcflags=all=-dwarf=false \
 	$(foreach from,github.com go.opentelemetry.io golang.org google.golang.org k8s.io,'-gcflags=$(from)/...=-dwarf=false -l')
 
-# The benchmark's peer is built here, too: several tests want it at the same time.
-VET = (export CGO_ENABLED=0; go vet ./... && go vet -C e2e/deploy ./... && go build -C e2e/peer -o /dev/null)
+# What runs goroutines of its own is tried with the race detector. The rest is tried as it is deployed, without C; with the
+# race detector, too, by make test-long.
+RACE := ./cache/llm ./realtime ./db ./handlers/access ./handlers/middleware ./handlers/stream ./infra/memory
+PLAIN = $$(go list ./... | grep -vE '/(e2e(/docs)?|bench|cache|cache/llm|realtime|db|handlers/(access|middleware|stream)|infra/memory)$$')
 
-# go test comes last: the end of the output tells the result. On a new machine much of the time goes into compiling, so
-# all is compiled in two ways and no more: with the race detector and, as the binary is, without C. Vetted is the second,
-# as the first leaves tests out; that, and what several tests build at the same time, is done while packages are fetched.
-# What waits longest starts first. The cache is tried when nothing is compiled beside it, as a slow Valkey is a miss.
-test: ## Install what the tests need, vet, and run all tests
-	@$(VET) & ./e2e/setup.sh; wait $$!; \
+BUILD_PLAIN = (export CGO_ENABLED=0; go build ./... && go build -C e2e/peer -o /dev/null)
+
+# go test comes last: the end of the output tells the result. On a new machine much of the time goes into compiling, which
+# begins while packages are fetched; the benchmark's peer is built then, as several tests want it at the same time. What
+# waits longest starts first. The cache is tried when nothing is compiled beside it, as a slow Valkey is a miss.
+test: ## Install what the tests need, and run all tests
+	@$(BUILD_PLAIN) & ./e2e/setup.sh; wait $$!; \
 	race=-race; \
 	command -v gcc >/dev/null || { race=; export CGO_ENABLED=0; echo 'no gcc: running without the race detector' >&2; }; \
-	go test $$race $(TESTFLAGS) -parallel 4 ./cache/llm ./realtime $$(go list ./... | grep -vE '/(e2e(/docs)?|bench|cache(/llm)?|realtime)$$') && \
+	go test $$race $(TESTFLAGS) -p 3 -parallel 4 $(RACE) && \
 	go test $$race $(TESTFLAGS) -parallel 4 ./cache && \
 	export CGO_ENABLED=0 && \
 	go test -C e2e/deploy $(TESTFLAGS) -count=1 ./... && \
-	go test $(TESTFLAGS) -parallel 4 ./cmd/forgewire/bench ./e2e/docs && \
+	go test $(TESTFLAGS) -p 3 -parallel 4 ./cmd/forgewire/bench ./e2e/docs $(PLAIN) && \
 	go test $(TESTFLAGS) -timeout 8m -run '^TestPublishedClient' ./realtime && \
 	go test $(TESTFLAGS) -count=1 ./e2e # not cached: it builds its binary
 
 test-long: setup ## The rest: everything in e2e, with the race detector, faults for as long as the promises say (RUN=regexp)
 	@cd e2e/deploy && E2E_LONG=1 go test -count=1 -timeout 0 $(if $(RUN),-run '$(RUN)') ./...
-	@E2E_LONG=1 go test -race -count=1 -timeout 0 $(if $(RUN),-run '$(RUN)') ./cmd/forgewire/bench ./e2e/docs
+	@E2E_LONG=1 go test -race -p 1 -count=1 -timeout 0 $(if $(RUN),-run '$(RUN)') $$(go list ./... | grep -v '/e2e$$')
 	@E2E_LONG=1 go test -tags long -count=1 -timeout 0 $(if $(RUN),-run '$(RUN)') ./e2e # the published Go client has races of its own
 
 chaos: setup ## Break everything for a while and check every promise (TIME=10m SEED=… ONLY=regexp REPORT=file.md)
@@ -72,13 +75,14 @@ soak: setup ## Let everybody work for long and watch what grows (TIME=2h SPEED=1
 	@FORGEWIRE_SOAK_TIME=$(or $(TIME),2h) FORGEWIRE_SOAK_SPEED=$(SPEED) FORGEWIRE_SOAK_SVG=$(abspath $(or $(SVG),docs/soak.svg)) \
 		CGO_ENABLED=0 go test -vet=off -count=1 -timeout 0 -run '^TestSoak$$' -v ./e2e
 
-vet: ## Vet everything
-	@$(VET)
+plain: # compile what most tests are of
+	@$(BUILD_PLAIN)
 
 race: # compile what the tests with the race detector are of
-	@go build -race ./...
+	@go build -race $(RACE) ./cache
 
-lint: fmt-check vet $(GOLANGCI) ## Check formatting, vet, and run golangci-lint
+lint: fmt-check $(GOLANGCI) ## Check formatting, vet, and run golangci-lint
+	@go vet -tags long ./... && go vet -C e2e/deploy ./...
 	@$(GOLANGCI) run
 
 fmt-check:

@@ -164,6 +164,7 @@ func (a *accident) holdWALWriter() (pid int) {
 
 // The whole server crashes and forgets commits that were acknowledged and seen.
 func TestCrashForgetsCommits(t *testing.T) {
+	variant(t)
 	heavy(t)
 	server := ownServer(t, forgetful)
 	a := newAccident(t, options{server: server})
@@ -199,6 +200,7 @@ func TestWALWriterCrashForgetsCommits(t *testing.T) {
 // The server's clock was an hour ahead when an incarnation began, and is right again when a crash forgets commits: the
 // next one cannot take its numbers from the clock, and gives none out twice all the same.
 func TestClockRightAgainAndCommitsForgotten(t *testing.T) {
+	variant(t)
 	heavy(t)
 	wrong := newAccidents(t)
 	if wrong == nil {
@@ -465,6 +467,7 @@ func TestPublishingIntoARestore(t *testing.T) {
 
 // A standby that lags behind is promoted, and the replicas find it at the old address.
 func TestStandbyPromoted(t *testing.T) {
+	variant(t)
 	heavy(t)
 	primary := ownServer(t, nil)
 	way := newProxy(t, primary.Port())

@@ -59,6 +59,7 @@ func nobodyWasTold(t *testing.T, subs []*subscriber) {
 }
 
 func TestPostgresKilled(t *testing.T) {
+	variant(t)
 	heavy(t)
 	server := ownServer(t, nil)
 	c := newCluster(t, 2, options{server: server})
@@ -273,6 +274,7 @@ func TestPoolHangs(t *testing.T) {
 }
 
 func TestNetworkCut(t *testing.T) {
+	variant(t)
 	heavy(t)
 	way := newProxy(t, sharedServer(t).Port())
 	database := newDatabase(t, sharedServer(t))

@@ -32,6 +32,7 @@ func valkeyCommand(t testing.TB, port int, commands ...string) {
 
 // Whatever becomes of Valkey in mid-stream, answers flow as if nobody had cached any, and it comes back by itself.
 func TestLLMValkeyAway(t *testing.T) {
+	variant(t)
 	heavy(t)
 	stack := withValkey(t)
 	port := stack.Valkey.Port()
@@ -96,6 +97,7 @@ func missingHit(h http.Header) string {
 
 // Without Postgres answers flow; what waits for it is runs and joining across replicas.
 func TestLLMPostgresAway(t *testing.T) {
+	variant(t)
 	heavy(t)
 	stack := withValkey(t)
 	for name, accident := range map[string]struct{ begin, end func() error }{

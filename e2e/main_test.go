@@ -342,11 +342,11 @@ func heavy(t *testing.T) {
 // say: `make test-long`. Otherwise the tests are those that a change can wait for.
 func long() bool { return os.Getenv("E2E_LONG") == "1" }
 
-// variant skips a test that tries what another tries too, in a further way, unless everything is to be tried.
+// variant skips a test that tries what another, or chaos, tries too, in a further way, unless everything is to be tried.
 func variant(t *testing.T) {
 	t.Helper()
 	if !long() {
-		t.Skip("a further way of what others try: make test-long")
+		t.Skip("a further way of what others or chaos try: make test-long")
 	}
 }
 

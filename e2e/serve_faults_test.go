@@ -125,6 +125,7 @@ func TestEvaluationOutlivesItsReplica(t *testing.T) {
 // Postgres is stopped and started again under HTTP requests: none is answered wrongly, those that cannot be served are told
 // to come again, what was answered is there, and afterwards all is as it was.
 func TestPostgresRestartedUnderRequests(t *testing.T) {
+	variant(t)
 	t.Parallel()
 	server := ownServer(t, nil)
 	c := newCluster(t, 2, options{server: server})

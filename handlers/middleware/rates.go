@@ -59,23 +59,34 @@ func (r *Rates) Increment(key string, at time.Time) error { return r.IncrementBy
 func (r *Rates) IncrementBy(key string, at time.Time, n int) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	t, first := r.tally(key, at)
+	if t == nil {
+		return nil
+	}
+	t.mine += int64(n)
+	if first { // the others may have answered this address in the window before, which counts in part
+		r.tally(key, at.Add(-r.length))
+	}
+	r.wake()
+	return nil
+}
+
+// tally finds or makes an address's tally, which is then shared. It is nil where too many are counted.
+func (r *Rates) tally(key string, at time.Time) (t *tally, made bool) {
 	w := r.windows[at.UnixNano()]
 	if w == nil {
 		w = &window{counts: map[string]*tally{}, changed: map[string]*tally{}}
 		r.windows[at.UnixNano()] = w
 	}
-	t := w.counts[key]
-	if t == nil {
+	if t = w.counts[key]; t == nil {
 		if len(w.counts) >= maxAddresses {
-			return nil
+			return nil, false
 		}
-		t = &tally{}
+		t, made = &tally{}, true
 		w.counts[key] = t
 	}
-	t.mine += int64(n)
 	w.changed[key] = t
-	r.wake()
-	return nil
+	return t, made
 }
 
 func (r *Rates) wake() {

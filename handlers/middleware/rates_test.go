@@ -36,6 +36,25 @@ func (a *away) Add(ctx context.Context, amounts map[string]int64, life time.Dura
 	return a.Sums.Add(ctx, amounts, life)
 }
 
+// valkey starts a Valkey server.
+func valkey(t *testing.T) string {
+	t.Helper()
+	dir, err := devstack.MkdirTemp("", "middleware-test-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	server, err := devstack.StartValkey(t.Context(), dir, nil, nil)
+	if errors.Is(err, devstack.ErrNoValkey) {
+		t.Skip(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = server.Stop(context.Background()) })
+	return server.URL()
+}
+
 // limited is one replica's limit of a hundred requests a minute, what asks it, and what it shares through.
 func limited(t *testing.T, valkey string) (get func(address string) int, through *away) {
 	t.Helper()
@@ -63,21 +82,9 @@ func limited(t *testing.T, valkey string) (get func(address string) int, through
 // has its own limit.
 func TestRateOverReplicas(t *testing.T) {
 	t.Parallel()
-	dir, err := devstack.MkdirTemp("", "middleware-test-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer os.RemoveAll(dir)
-	server, err := devstack.StartValkey(t.Context(), dir, nil, nil)
-	if errors.Is(err, devstack.ErrNoValkey) {
-		t.Skip(err)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = server.Stop(context.Background()) }()
-	one, through := limited(t, server.URL())
-	other, _ := limited(t, server.URL())
+	url := valkey(t)
+	one, through := limited(t, url)
+	other, _ := limited(t, url)
 	through.gone.Store(true)
 	for range 99 {
 		if code := one("192.0.2.1:1"); code != http.StatusOK {
@@ -103,5 +110,61 @@ func TestRateOverReplicas(t *testing.T) {
 		if code := alone("192.0.2.1:1"); (code == http.StatusOK) != (i < 100) {
 			t.Errorf("without Valkey, request %d: %d", i+1, code)
 		}
+	}
+}
+
+// shared says when something was.
+type shared struct {
+	middleware.Sums
+	done chan struct{}
+}
+
+func (s shared) Add(ctx context.Context, amounts map[string]int64, life time.Duration) (map[string]int64, error) {
+	sums, err := s.Sums.Add(ctx, amounts, life)
+	if err == nil {
+		s.done <- struct{}{}
+	}
+	return sums, err
+}
+
+// A replica that is asked for the first time in a window learns what another one answered in the window before.
+func TestRateOfTheWindowBefore(t *testing.T) {
+	t.Parallel()
+	values, err := cache.New(cache.Config{URL: valkey(t), Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var g errgroup.Group
+	g.Go(func() error { return values.Run(ctx) })
+	t.Cleanup(func() { cancel(); _ = g.Wait() })
+	now := time.Now().UTC().Truncate(time.Hour)
+	count := func(at time.Time, n int) *middleware.Rates {
+		s := shared{values, make(chan struct{}, 10)}
+		r := middleware.NewRates(s, slog.New(slog.DiscardHandler))
+		r.Config(100, time.Hour)
+		g.Go(func() error { return r.Run(ctx) })
+		if err := r.IncrementBy("192.0.2.1", at, n); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case <-s.done:
+		case <-time.After(20 * time.Second):
+			t.Fatal("nothing was shared")
+		}
+		return r
+	}
+	count(now.Add(-time.Hour), 42)
+	other := count(now, 7)
+	deadline := time.Now().Add(20 * time.Second)
+	for {
+		current, before, err := other.Get("192.0.2.1", now, now.Add(-time.Hour))
+		if err == nil && current == 7 && before == 42 {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("it knows of %d and %d, %v", current, before, err)
+		}
+		time.Sleep(time.Millisecond)
 	}
 }

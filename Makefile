@@ -66,8 +66,8 @@ test: ## Install what the tests need, and run all tests
 	go test $$race $(TESTFLAGS) -p 3 -parallel 4 $(RACE) && \
 	go test $$race $(TESTFLAGS) -parallel 4 ./cache && \
 	export CGO_ENABLED=0 && \
-	go test -C e2e/deploy $(TESTFLAGS) -count=1 ./... && \
-	go test $(TESTFLAGS) -p 3 -parallel 4 ./infra/devstack ./cmd/forgewire/bench ./e2e/docs $(PLAIN) && \
+	{ go test -C e2e/deploy $(TESTFLAGS) -count=1 ./... & } && \
+	go test $(TESTFLAGS) -p 3 -parallel 4 ./infra/devstack ./cmd/forgewire/bench ./e2e/docs $(PLAIN) && wait $$! && \
 	go test $(TESTFLAGS) -timeout 8m -run '^TestPublishedClient' ./realtime && \
 	go test $(TESTFLAGS) -count=1 ./e2e # not cached: it builds its binary
 

@@ -266,15 +266,15 @@ func dial(t testing.TB, databaseURL string) *pgx.Conn {
 // for most statements.
 var kept sync.Map
 
-// connected runs do on a connection that nothing was left on.
-func connected(ctx context.Context, databaseURL string, do func(*pgx.Conn) error) error {
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+// connected runs do, for a minute at most, on a connection that nothing was left on.
+func connected(databaseURL string, do func(context.Context, *pgx.Conn) error) error {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	c, err := connection(ctx, databaseURL)
 	if err != nil {
 		return fmt.Errorf("connect: %w", err)
 	}
-	err = do(c)
+	err = do(ctx, c)
 	if other, loaded := kept.Swap(databaseURL, c); loaded {
 		_ = other.(*pgx.Conn).Close(ctx) // it was as good
 	}
@@ -303,8 +303,8 @@ func connection(ctx context.Context, databaseURL string) (*pgx.Conn, error) {
 // execute runs statements.
 func execute(t testing.TB, databaseURL, sql string, args ...any) {
 	t.Helper()
-	err := connected(context.Background(), databaseURL, func(c *pgx.Conn) error {
-		_, err := c.Exec(context.Background(), sql, args...)
+	err := connected(databaseURL, func(ctx context.Context, c *pgx.Conn) error {
+		_, err := c.Exec(ctx, sql, args...)
 		return err
 	})
 	if err != nil {
@@ -323,8 +323,8 @@ func query[T any](t testing.TB, databaseURL, sql string, args ...any) T {
 }
 
 func tryQuery[T any](databaseURL, sql string, args ...any) (v T, err error) {
-	err = connected(context.Background(), databaseURL, func(c *pgx.Conn) error {
-		return c.QueryRow(context.Background(), sql, args...).Scan(&v)
+	err = connected(databaseURL, func(ctx context.Context, c *pgx.Conn) error {
+		return c.QueryRow(ctx, sql, args...).Scan(&v)
 	})
 	return v, err
 }

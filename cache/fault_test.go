@@ -9,6 +9,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"forgewire/db/dbtest"
 )
 
 // quick checks what a cache that is away may cost: the first calls wait no longer than
@@ -44,7 +46,7 @@ func quick(t *testing.T, c *Cache) {
 
 func TestKilled(t *testing.T) {
 	t.Parallel()
-	server := ownValkey(t, nil)
+	server := dbtest.Valkey(t, nil)
 	c := connected(t, server.URL())
 	put(t, c, "a", "v", SetOptions{})
 	mustBeLocal(t, c, "a", "v")
@@ -62,7 +64,7 @@ func TestKilled(t *testing.T) {
 
 func TestHung(t *testing.T) {
 	t.Parallel()
-	server := ownValkey(t, nil)
+	server := dbtest.Valkey(t, nil)
 	c := connected(t, server.URL())
 	put(t, c, "a", "v", SetOptions{})
 	mustBeLocal(t, c, "a", "v")
@@ -90,7 +92,7 @@ func TestHung(t *testing.T) {
 // Many callers at once meet a server that hangs: none waits longer, none queues.
 func TestHungUnderLoad(t *testing.T) {
 	t.Parallel()
-	server := ownValkey(t, nil)
+	server := dbtest.Valkey(t, nil)
 	c := connected(t, server.URL())
 	if err := server.Pause(); err != nil {
 		t.Fatal(err)
@@ -121,7 +123,7 @@ func TestHungUnderLoad(t *testing.T) {
 
 func TestDeletesWhileAway(t *testing.T) {
 	t.Parallel()
-	server := ownValkey(t, nil)
+	server := dbtest.Valkey(t, nil)
 	a, b := connected(t, server.URL()), connected(t, server.URL())
 	put(t, a, "deleted", "old", SetOptions{})
 	put(t, a, "purged", "old", SetOptions{Tags: []string{"tag"}})
@@ -175,7 +177,7 @@ func TestPendingIsBounded(t *testing.T) {
 
 func TestFull(t *testing.T) {
 	t.Parallel()
-	server := ownValkey(t, map[string]string{"maxmemory-policy": "noeviction"})
+	server := dbtest.Valkey(t, map[string]string{"maxmemory-policy": "noeviction"})
 	c, other := connected(t, server.URL()), admin(t, server.URL())
 	put(t, c, "old", "v", SetOptions{Tags: []string{"tag"}})
 	put(t, c, "replaced", "v", SetOptions{})
@@ -200,7 +202,7 @@ func TestFull(t *testing.T) {
 
 func TestReadOnly(t *testing.T) {
 	t.Parallel()
-	server := ownValkey(t, nil)
+	server := dbtest.Valkey(t, nil)
 	c, other := connected(t, server.URL()), admin(t, server.URL())
 	put(t, c, "a", "v", SetOptions{})
 	tell(t, other, "REPLICAOF", "127.0.0.1", "1") // nobody is there: it keeps its data, and takes no writes
@@ -221,7 +223,7 @@ func TestReadOnly(t *testing.T) {
 // Other people's commands: a copy may not outlive them.
 func TestOutsideChanges(t *testing.T) {
 	t.Parallel()
-	server := ownValkey(t, nil)
+	server := dbtest.Valkey(t, nil)
 	c, other := connected(t, server.URL()), admin(t, server.URL())
 	for _, command := range [][]string{
 		{"FLUSHALL"}, {"DEL", valueName("a")}, {"SET", valueName("a"), "foreign"},
@@ -243,7 +245,7 @@ func TestOutsideChanges(t *testing.T) {
 
 func TestAbsentAtTheStart(t *testing.T) {
 	t.Parallel()
-	server := ownValkey(t, nil)
+	server := dbtest.Valkey(t, nil)
 	url := server.URL()
 	if err := server.Kill(); err != nil {
 		t.Fatal(err)
@@ -293,7 +295,7 @@ func (l *lines) count(text string) int {
 // A user who may not use CLIENT TRACKING, as on some managed servers.
 func TestNoTracking(t *testing.T) {
 	t.Parallel()
-	server := ownValkey(t, nil)
+	server := dbtest.Valkey(t, nil)
 	other := admin(t, server.URL())
 	tell(t, other, "ACL", "SETUSER", "edge", "on", ">sesame", "~fw:*", "+@all", "-client|tracking")
 	url := strings.Replace(server.URL(), "redis://", "redis://edge:sesame@", 1)
@@ -324,7 +326,7 @@ func TestNoTracking(t *testing.T) {
 
 func TestWrongPassword(t *testing.T) {
 	t.Parallel()
-	server := ownValkey(t, nil)
+	server := dbtest.Valkey(t, nil)
 	tell(t, admin(t, server.URL()), "CONFIG", "SET", "requirepass", "sesame")
 	var log lines
 	c := start(t, Config{URL: strings.Replace(server.URL(), "redis://", "redis://:salami@", 1), Log: slog.New(slog.NewTextHandler(&log, nil))})
@@ -338,7 +340,7 @@ func TestWrongPassword(t *testing.T) {
 // One server that calls itself a cluster, behind one address: slots must be respected.
 func TestCluster(t *testing.T) {
 	t.Parallel()
-	server := ownValkey(t, map[string]string{"cluster-enabled": "yes"})
+	server := dbtest.Valkey(t, map[string]string{"cluster-enabled": "yes"})
 	tell(t, admin(t, server.URL()), "CLUSTER", "ADDSLOTSRANGE", "0", "16383")
 	a, b := connected(t, server.URL()), connected(t, server.URL())
 	for _, key := range []string{"plain", "}brace", "a}b{c", "{"} {

@@ -56,29 +56,6 @@ func testContext(t testing.TB) context.Context {
 	return ctx
 }
 
-// ownValkey starts a server that the test may hurt.
-func ownValkey(t testing.TB, settings map[string]string) *devstack.Server {
-	t.Helper()
-	dir, err := devstack.MkdirTemp("", "cache-test-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	server, err := devstack.StartValkey(testContext(t), dir, settings, nil)
-	if errors.Is(err, devstack.ErrNoValkey) {
-		t.Skip(err)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := server.Stop(context.Background()); err != nil {
-			t.Error(err)
-		}
-	})
-	return server
-}
-
 func sharedURL(t testing.TB) string {
 	t.Helper()
 	if shared == nil {

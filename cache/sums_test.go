@@ -5,12 +5,14 @@ import (
 	"errors"
 	"testing"
 	"time"
+
+	"forgewire/db/dbtest"
 )
 
 // Replicas add to the same numbers, which end with their life.
 func TestAdd(t *testing.T) {
 	t.Parallel()
-	server := ownValkey(t, nil)
+	server := dbtest.Valkey(t, nil)
 	one, other := connected(t, server.URL()), connected(t, server.URL())
 	var name string
 	var first, both int64

@@ -2,40 +2,22 @@ package llm
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
-	"os"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"forgewire/cache"
-	"forgewire/infra/devstack"
+	"forgewire/db/dbtest"
 )
 
 // valkey starts a server and returns what makes a replica use it.
 func valkey(t *testing.T) func(*Config) {
 	t.Helper()
-	dir, err := devstack.MkdirTemp("", "llm-test-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	server, err := devstack.StartValkey(context.Background(), dir, nil, nil)
-	if errors.Is(err, devstack.ErrNoValkey) {
-		t.Skip(err)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := server.Stop(context.Background()); err != nil {
-			t.Error(err)
-		}
-	})
+	server := dbtest.Valkey(t, nil)
 	return func(c *Config) {
 		values, err := cache.New(cache.Config{URL: server.URL(), LocalBytes: 16 << 20, Log: slog.New(slog.DiscardHandler)})
 		if err != nil {

@@ -1,5 +1,5 @@
-// Package dbtest gives tests a real, migrated PostgreSQL database each. NOTIFY, advisory locks and the
-// log's single sequence all belong to a database, so a database for each test keeps tests apart.
+// Package dbtest gives tests a real, migrated PostgreSQL database each, and a Valkey server where they want one. NOTIFY,
+// advisory locks and the log's single sequence all belong to a database, so a database for each test keeps tests apart.
 package dbtest
 
 import (

@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -14,8 +13,8 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"forgewire/cache"
+	"forgewire/db/dbtest"
 	"forgewire/handlers/middleware"
-	"forgewire/infra/devstack"
 )
 
 // away is what replicas share, which one of them cannot reach for a while.
@@ -34,25 +33,6 @@ func (a *away) Add(ctx context.Context, amounts map[string]int64, life time.Dura
 		return nil, errors.New("it is away")
 	}
 	return a.Sums.Add(ctx, amounts, life)
-}
-
-// valkey starts a Valkey server.
-func valkey(t *testing.T) string {
-	t.Helper()
-	dir, err := devstack.MkdirTemp("", "middleware-test-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	server, err := devstack.StartValkey(t.Context(), dir, nil, nil)
-	if errors.Is(err, devstack.ErrNoValkey) {
-		t.Skip(err)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = server.Stop(context.Background()) })
-	return server.URL()
 }
 
 // limited is one replica's limit of a hundred requests a minute, what asks it, and what it shares through.
@@ -82,7 +62,7 @@ func limited(t *testing.T, valkey string) (get func(address string) int, through
 // has its own limit.
 func TestRateOverReplicas(t *testing.T) {
 	t.Parallel()
-	url := valkey(t)
+	url := dbtest.Valkey(t, nil).URL()
 	one, through := limited(t, url)
 	other, _ := limited(t, url)
 	through.gone.Store(true)
@@ -130,7 +110,7 @@ func (s shared) Add(ctx context.Context, amounts map[string]int64, life time.Dur
 // A replica that is asked for the first time in a window learns what another one answered in the window before.
 func TestRateOfTheWindowBefore(t *testing.T) {
 	t.Parallel()
-	values, err := cache.New(cache.Config{URL: valkey(t), Log: slog.New(slog.DiscardHandler)})
+	values, err := cache.New(cache.Config{URL: dbtest.Valkey(t, nil).URL(), Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"testing"
+
+	"forgewire/db/dbtest"
 )
 
 type dataset struct {
@@ -29,7 +31,7 @@ func TestReplicasReadTheirDatasets(t *testing.T) {
 			t.Parallel()
 			url := ""
 			if with != "" {
-				url = valkey(t)
+				url = dbtest.Valkey(t, nil).URL()
 			}
 			s := newStack(t, url)
 			made := s.replicas[0].expect(t, 201, "", s.acme, "POST", "/v1/datasets", `{"name":"words"}`)

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -25,7 +24,6 @@ import (
 	"forgewire/handlers"
 	"forgewire/handlers/access"
 	"forgewire/handlers/resources"
-	"forgewire/infra/devstack"
 	"forgewire/infra/monitor"
 	"forgewire/realtime"
 )
@@ -135,22 +133,6 @@ func start(t testing.TB, url, valkey, name string) *replica {
 	})
 	eventually(t, "a replica listens", func() bool { return node.Epoch("") != "" })
 	return &replica{url: server.URL, pool: pool, node: node, logged: l, stop: end}
-}
-
-// valkey starts a Valkey server, or skips.
-func valkey(t *testing.T) string {
-	t.Helper()
-	dir := must(devstack.MkdirTemp("", "resources-test-"))
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	server, err := devstack.StartValkey(t.Context(), dir, nil, nil)
-	if errors.Is(err, devstack.ErrNoValkey) {
-		t.Skip(err)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = server.Stop(context.Background()) })
-	return server.URL()
 }
 
 type answer struct {

@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"forgewire/db"
+	"forgewire/db/dbtest"
 )
 
 const greet = `{"name":"greet","template":"Hello {{name}}"}`
@@ -78,7 +79,7 @@ func TestReplicasReadTheirWrites(t *testing.T) {
 			t.Parallel()
 			url := ""
 			if with != "" {
-				url = valkey(t)
+				url = dbtest.Valkey(t, nil).URL()
 			}
 			s := newStack(t, url)
 			p := s.replicas[0].expect(t, 201, "", s.acme, "POST", "/v1/prompts", greet).prompt(t)

@@ -59,34 +59,31 @@ func (r *Rates) Increment(key string, at time.Time) error { return r.IncrementBy
 func (r *Rates) IncrementBy(key string, at time.Time, n int) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	t, first := r.tally(key, at)
-	if t == nil {
-		return nil
+	if t := r.tally(key, at); t != nil {
+		t.mine += int64(n)
+		r.tally(key, at.Add(-r.length)) // what others answered in the window before counts in part, and may be told late
+		r.wake()
 	}
-	t.mine += int64(n)
-	if first { // the others may have answered this address in the window before, which counts in part
-		r.tally(key, at.Add(-r.length))
-	}
-	r.wake()
 	return nil
 }
 
 // tally finds or makes an address's tally, which is then shared. It is nil where too many are counted.
-func (r *Rates) tally(key string, at time.Time) (t *tally, made bool) {
+func (r *Rates) tally(key string, at time.Time) *tally {
 	w := r.windows[at.UnixNano()]
 	if w == nil {
 		w = &window{counts: map[string]*tally{}, changed: map[string]*tally{}}
 		r.windows[at.UnixNano()] = w
 	}
-	if t = w.counts[key]; t == nil {
+	t := w.counts[key]
+	if t == nil {
 		if len(w.counts) >= maxAddresses {
-			return nil, false
+			return nil
 		}
-		t, made = &tally{}, true
+		t = &tally{}
 		w.counts[key] = t
 	}
 	w.changed[key] = t
-	return t, made
+	return t
 }
 
 func (r *Rates) wake() {

@@ -118,7 +118,7 @@ func TestRateOfTheWindowBefore(t *testing.T) {
 	var g errgroup.Group
 	g.Go(func() error { return values.Run(ctx) })
 	t.Cleanup(func() { cancel(); _ = g.Wait() })
-	now := time.Now().UTC().Truncate(time.Hour)
+	now := time.Now()
 	count := func(at time.Time, n int) *middleware.Rates {
 		s := shared{values, make(chan struct{}, 10)}
 		r := middleware.NewRates(s, slog.New(slog.DiscardHandler))

@@ -35,6 +35,8 @@ type Config struct {
 	Bus Bus
 	// Log gets what an operator must know; required.
 	Log *slog.Logger
+
+	patience time.Duration // the tests' seam; 0 means the constant
 }
 
 // Bus carries small notices to every replica, this one too, stored nowhere.

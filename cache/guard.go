@@ -66,13 +66,13 @@ func begin[T any](ctx context.Context, r *remote, f func(context.Context, valkey
 // wait returns the answer, or gives up after patience.
 func (x *exchange[T]) wait(ctx context.Context, r *remote) (T, error) {
 	var none T
-	timer := time.NewTimer(patience)
+	timer := time.NewTimer(r.patience)
 	defer timer.Stop()
 	select {
 	case <-x.done:
 		return x.value, x.err
 	case <-timer.C:
-		r.report(&x.told, errLate, patience)
+		r.report(&x.told, errLate, r.patience)
 		return none, errLate
 	case <-ctx.Done():
 		return none, ctx.Err()
@@ -95,7 +95,7 @@ func (r *remote) report(told *atomic.Bool, err error, took time.Duration) {
 		return
 	}
 	switch {
-	case took > patience || err != nil && !answered(err):
+	case took > r.patience || err != nil && !answered(err):
 		r.counters.errors.Add(1)
 		r.breaker.failure()
 	case err != nil && !valkey.IsValkeyNil(err):

@@ -126,6 +126,14 @@ func connected(t testing.TB, url string) *Cache {
 	return c
 }
 
+// patient is one on the Valkey that the tests share, to which a server that is slow, as on a busy machine, is not away.
+func patient(t testing.TB) *Cache {
+	t.Helper()
+	c := start(t, Config{URL: sharedURL(t), patience: commandTimeout})
+	awaitState(t, c, StateTracking)
+	return c
+}
+
 func awaitState(t testing.TB, c *Cache, want State) {
 	t.Helper()
 	eventually(t, func() bool { return c.State() == want }, "the state is %s, want %s", c.State(), want)

@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -49,6 +50,7 @@ type remote struct {
 	counters *counters
 	owner    string        // names this process in leases
 	calls    chan struct{} // one token for each call under way
+	patience time.Duration
 	wake     chan struct{} // run has something to do
 
 	breaker  breaker
@@ -74,7 +76,7 @@ func newRemote(cfg Config, l *local, counters *counters) (*remote, error) {
 	}
 	r := &remote{
 		option: option, log: cfg.Log, local: l, codec: codec, counters: counters, owner: rand.Text(),
-		calls: make(chan struct{}, maxCalls), wake: make(chan struct{}, 1),
+		calls: make(chan struct{}, maxCalls), patience: cmp.Or(cfg.patience, patience), wake: make(chan struct{}, 1),
 	}
 	r.reads.open = make(map[string]*read)
 	r.option.OnInvalidations = r.invalidated
@@ -188,7 +190,7 @@ func (r *remote) revive(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if took := time.Since(began); took > patience {
+	if took := time.Since(began); took > r.patience {
 		return fmt.Errorf("the server took %s to answer", took.Round(time.Millisecond))
 	}
 	r.local.clear()

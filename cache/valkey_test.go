@@ -15,7 +15,7 @@ import (
 func TestTwoReplicasOneValkey(t *testing.T) {
 	t.Parallel()
 	ctx := testContext(t)
-	a, b := connected(t, sharedURL(t)), connected(t, sharedURL(t))
+	a, b := patient(t), patient(t)
 	key, tag := unique(t), "tag:"+unique(t)
 	put(t, a, key, "one", SetOptions{Tags: []string{tag, "other"}})
 	mustBeLocal(t, a, key, "one")
@@ -42,7 +42,7 @@ func TestTwoReplicasOneValkey(t *testing.T) {
 
 func TestCompressionInTheValue(t *testing.T) {
 	t.Parallel()
-	c, other := connected(t, sharedURL(t)), admin(t, sharedURL(t))
+	c, other := patient(t), admin(t, sharedURL(t))
 	key, value := unique(t), strings.Repeat("a prompt and its answer ", 4000)
 	put(t, c, key, value, SetOptions{})
 	size, err := tell(t, other, "STRLEN", valueName(key)).AsInt64()
@@ -60,7 +60,7 @@ func TestCompressionInTheValue(t *testing.T) {
 // Replicas' clocks may be apart: a value is then fresh for longer or shorter by as much, but it goes when Valkey says so.
 func TestClocksApart(t *testing.T) {
 	t.Parallel()
-	c, other := connected(t, sharedURL(t)), admin(t, sharedURL(t))
+	c, other := patient(t), admin(t, sharedURL(t))
 	for _, apart := range []struct {
 		by    time.Duration // that the writer's clock is ahead
 		found bool
@@ -83,7 +83,7 @@ func TestClocksApart(t *testing.T) {
 
 func TestForeignValuesAreMisses(t *testing.T) {
 	t.Parallel()
-	c, other := connected(t, sharedURL(t)), admin(t, sharedURL(t))
+	c, other := patient(t), admin(t, sharedURL(t))
 	for i, content := range []string{"", "hello", "\x1f\x8b gzip", string(bytes.Repeat([]byte{0xF0, 0x7E, 1}, 50))} {
 		key := fmt.Sprint(unique(t), i)
 		tell(t, other, "SET", valueName(key), content)
@@ -102,8 +102,7 @@ func TestForeignValuesAreMisses(t *testing.T) {
 
 func TestOneFillAcrossReplicas(t *testing.T) {
 	t.Parallel()
-	url := sharedURL(t)
-	replicas := []*Cache{connected(t, url), connected(t, url), connected(t, url)}
+	replicas := []*Cache{patient(t), patient(t), patient(t)}
 	for round := range 5 {
 		key := fmt.Sprint(unique(t), round)
 		var fills atomic.Int64
@@ -142,8 +141,7 @@ func TestOneFillAcrossReplicas(t *testing.T) {
 // The fill takes longer than a lease lives: the holder renews it.
 func TestLeaseIsHeld(t *testing.T) {
 	t.Parallel()
-	url := sharedURL(t)
-	a, b := connected(t, url), connected(t, url)
+	a, b := patient(t), patient(t)
 	key, filling, result := unique(t), make(chan struct{}), make(chan error)
 	go func() {
 		_, err := a.Fetch(t.Context(), key, FetchOptions{TTL: time.Hour}, func(context.Context) ([]byte, error) {
@@ -166,7 +164,7 @@ func TestLeaseIsHeld(t *testing.T) {
 // A holder that dies is replaced within a second; one that fails, at once.
 func TestDeadLeaseIsReplaced(t *testing.T) {
 	t.Parallel()
-	c, other := connected(t, sharedURL(t)), admin(t, sharedURL(t))
+	c, other := patient(t), admin(t, sharedURL(t))
 	var key string
 	eventually(t, func() bool {
 		key = unique(t) + rand.Text()
@@ -188,8 +186,7 @@ func TestDeadLeaseIsReplaced(t *testing.T) {
 
 func TestFailedHolderIsReplaced(t *testing.T) {
 	t.Parallel()
-	url := sharedURL(t)
-	a, b := connected(t, url), connected(t, url)
+	a, b := patient(t), patient(t)
 	key, filling, gate := unique(t), make(chan struct{}), make(chan struct{})
 	go func() {
 		_, _ = a.Fetch(context.Background(), key, FetchOptions{TTL: time.Hour}, func(context.Context) ([]byte, error) {
@@ -218,9 +215,8 @@ func TestFailedHolderIsReplaced(t *testing.T) {
 // the same replica, never sees an older value, and all agree in the end.
 func TestReadersAndWriters(t *testing.T) {
 	t.Parallel()
-	url := sharedURL(t)
-	writer := connected(t, url)
-	readers := []*Cache{writer, connected(t, url), connected(t, url)}
+	writer := patient(t)
+	readers := []*Cache{writer, patient(t), patient(t)}
 	const keys, rounds = 4, 150
 	var newest [keys]atomic.Int64
 	stop := make(chan struct{})

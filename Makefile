@@ -20,7 +20,7 @@ GIT := git -c safe.directory='*'
 VERSION ?= $(shell $(GIT) describe --tags --always --dirty 2>/dev/null || echo dev)
 export GOFLAGS := $(strip $(shell go env GOFLAGS) -buildvcs=false)
 LDFLAGS := -s -w -X main.version=$(VERSION)
-TESTFLAGS := -vet=off -ldflags '-s -w' -timeout 15m
+TESTFLAGS := -vet=off -ldflags '-s -w'
 
 # Hidden folders and other people's code are not ours to format.
 GO_FILES = find . -name '*.go' -not -path './.*' -not -path '*/node_modules/*'

@@ -13,7 +13,7 @@ import (
 	"strconv"
 )
 
-// rawConn asks over one keep-alive HTTP/1.1 connection and reads of an answer its status and its length: net/http's
+// rawConn asks over one keep-alive HTTP/1.1 connection and reads of an answer's header only what is needed here: net/http's
 // client takes as much of the CPU as the server that is to be measured. One goroutine uses it.
 type rawConn struct {
 	conn net.Conn
@@ -35,80 +35,137 @@ func (c *rawConn) close() {
 	_ = c.conn.Close() // nothing is under way
 }
 
+// rawHeader is what comes before an answer's body.
+type rawHeader struct {
+	status  int
+	length  int  // -1 where there is none
+	chunked bool // then that ends the body
+	events  bool // the body is server-sent events
+	cache   string
+}
+
 var (
 	errAnswer   = errors.New("the answer is not HTTP/1.1 of a known length")
 	chunkedKey  = []byte("transfer-encoding: chunked")
-	lengthName  = []byte("content-length:")
+	lengthKey   = []byte("content-length:")
+	eventsKey   = []byte("content-type: text/event-stream")
+	cacheKey    = []byte("cache-status:")
 	emptyHeader = []byte("\r\n")
 )
 
 // do sends a request and reads the whole answer, into body if that is not nil. It returns the status and how many
 // bytes the body had.
 func (c *rawConn) do(request []byte, body io.Writer) (status, size int, err error) {
-	if _, err = c.conn.Write(request); err != nil {
-		return 0, 0, fmt.Errorf("send a request: %w", err)
-	}
-	status, length, chunked, err := c.header()
+	h, err := c.ask(request)
 	if err != nil {
-		return 0, 0, fmt.Errorf("read an answer: %w", err)
+		return 0, 0, err
 	}
-	if !chunked && body == nil {
-		size, err = c.in.Discard(length)
+	if !h.chunked && body == nil {
+		size, err = c.in.Discard(h.length)
 	} else {
+		if body == nil {
+			body = io.Discard
+		}
 		var n int64
-		n, err = c.copy(body, length, chunked)
+		n, err = io.Copy(body, c.body(h))
 		size = int(n)
 	}
 	if err != nil {
 		return 0, 0, fmt.Errorf("read an answer's body: %w", err)
 	}
-	return status, size, nil
+	return h.status, size, nil
 }
 
-func (c *rawConn) copy(body io.Writer, length int, chunked bool) (int64, error) {
-	if body == nil {
-		body = io.Discard
+// ask sends a request and reads the answer up to its body, which must be read before the next one.
+func (c *rawConn) ask(request []byte) (rawHeader, error) {
+	if _, err := c.conn.Write(request); err != nil {
+		return rawHeader{}, fmt.Errorf("send a request: %w", err)
 	}
-	if !chunked {
-		return io.CopyN(body, c.in, int64(length)) //nolint:wrapcheck // do says what was attempted
-	}
-	n, err := io.Copy(body, httputil.NewChunkedReader(c.in)) // an answer that is cut has no last chunk, and is an error
+	h, err := c.header()
 	if err != nil {
-		return n, err //nolint:wrapcheck // do says what was attempted
+		return rawHeader{}, fmt.Errorf("read an answer: %w", err)
 	}
-	_, err = c.in.Discard(len(emptyHeader)) // what ends the trailers, of which there are none
-	return n, err                           //nolint:wrapcheck // do says what was attempted
+	return h, nil
 }
 
 // header reads up to the body.
-func (c *rawConn) header() (status, length int, chunked bool, err error) {
+func (c *rawConn) header() (rawHeader, error) {
+	h := rawHeader{length: -1}
 	line, err := c.in.ReadSlice('\n')
 	if err != nil {
-		return 0, 0, false, err //nolint:wrapcheck // do says what was attempted
+		return h, err //nolint:wrapcheck // ask says what was attempted
 	}
 	if len(line) < len("HTTP/1.1 200") || !bytes.HasPrefix(line, []byte("HTTP/1.1 ")) {
-		return 0, 0, false, errAnswer
+		return h, errAnswer
 	}
-	if status, err = strconv.Atoi(string(line[9:12])); err != nil {
-		return 0, 0, false, errAnswer
+	if h.status, err = strconv.Atoi(string(line[9:12])); err != nil {
+		return h, errAnswer
 	}
-	length = -1
 	for {
 		if line, err = c.in.ReadSlice('\n'); err != nil {
-			return 0, 0, false, err //nolint:wrapcheck // do says what was attempted
+			return h, err //nolint:wrapcheck // ask says what was attempted
 		}
 		switch {
 		case bytes.Equal(line, emptyHeader):
-			if length < 0 && !chunked {
-				return 0, 0, false, errAnswer
+			if h.length < 0 && !h.chunked {
+				return h, errAnswer
 			}
-			return status, length, chunked, nil
-		case len(line) >= len(lengthName) && bytes.EqualFold(line[:len(lengthName)], lengthName):
-			if length, err = strconv.Atoi(string(bytes.TrimSpace(line[len(lengthName):]))); err != nil || length < 0 {
-				return 0, 0, false, errAnswer
+			return h, nil
+		case begins(line, lengthKey):
+			if h.length, err = strconv.Atoi(string(bytes.TrimSpace(line[len(lengthKey):]))); err != nil || h.length < 0 {
+				return h, errAnswer
 			}
-		case bytes.EqualFold(bytes.TrimSpace(line), chunkedKey):
-			chunked = true
+		case begins(line, chunkedKey):
+			h.chunked = true
+		case begins(line, eventsKey):
+			h.events = true
+		case begins(line, cacheKey):
+			h.cache = string(bytes.TrimSpace(line[len(cacheKey):]))
 		}
 	}
+}
+
+func begins(line, key []byte) bool {
+	return len(line) >= len(key) && bytes.EqualFold(line[:len(key)], key)
+}
+
+// body is what follows a header. One that is cut ends with an error.
+func (c *rawConn) body(h rawHeader) io.Reader {
+	if h.chunked {
+		return &chunkedBody{httputil.NewChunkedReader(c.in), c.in}
+	}
+	return &countedBody{c.in, h.length}
+}
+
+type chunkedBody struct {
+	chunks io.Reader
+	in     *bufio.Reader
+}
+
+// Read also takes what ends the trailers, of which there are none.
+func (b *chunkedBody) Read(p []byte) (int, error) {
+	n, err := b.chunks.Read(p)
+	if errors.Is(err, io.EOF) {
+		if _, cut := b.in.Discard(len(emptyHeader)); cut != nil {
+			return n, io.ErrUnexpectedEOF
+		}
+	}
+	return n, err //nolint:wrapcheck // as io.Reader
+}
+
+type countedBody struct {
+	in   *bufio.Reader
+	left int
+}
+
+// Read gives no more than the header says.
+func (b *countedBody) Read(p []byte) (int, error) {
+	if b.left == 0 {
+		return 0, io.EOF
+	}
+	n, err := b.in.Read(p[:min(len(p), b.left)])
+	if b.left -= n; errors.Is(err, io.EOF) {
+		err = io.ErrUnexpectedEOF
+	}
+	return n, err //nolint:wrapcheck // as io.Reader
 }

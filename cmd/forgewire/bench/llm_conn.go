@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/url"
 	"strings"
@@ -61,30 +60,20 @@ type llmReply struct {
 	done   time.Duration
 }
 
-// llmConn asks over one keep-alive connection: net/http's client alone takes longer than a hit. One goroutine
-// uses it.
+// llmConn asks a target. One goroutine uses it.
 type llmConn struct {
+	*rawConn
 	target target
-	conn   net.Conn
-	in     *bufio.Reader
 	lines  *bufio.Reader
 	buffer bytes.Buffer
-	stop   func() bool
 }
 
 func dialLLM(ctx context.Context, t target) (*llmConn, error) {
-	conn, err := dial(ctx, t.base)
+	raw, err := dialRaw(ctx, t.base)
 	if err != nil {
 		return nil, err
 	}
-	c := &llmConn{target: t, conn: conn, in: bufio.NewReaderSize(conn, 16<<10), lines: bufio.NewReaderSize(nil, 4<<10)}
-	c.stop = context.AfterFunc(ctx, func() { _ = conn.Close() }) // ends what waits on it
-	return c, nil
-}
-
-func (c *llmConn) close() {
-	c.stop()
-	_ = c.conn.Close() // nothing is under way
+	return &llmConn{rawConn: raw, target: t, lines: bufio.NewReaderSize(nil, 4<<10)}, nil
 }
 
 // ask sends a question, reads the answer to its end, and demands that it is this question's and whole. each
@@ -111,25 +100,21 @@ var ErrWrongAnswer = errors.New("a wrong answer")
 // do sends a request and reads the response into buffer.
 func (c *llmConn) do(request []byte, each func(line []byte)) (r llmReply, err error) {
 	sent := time.Now()
-	if _, err = c.conn.Write(request); err != nil {
-		return r, fmt.Errorf("send a request: %w", err)
-	}
-	response, err := http.ReadResponse(c.in, nil)
+	h, err := c.rawConn.ask(request)
 	if err != nil {
-		return r, fmt.Errorf("read a response: %w", err)
+		return r, err
 	}
-	defer response.Body.Close()
-	r.status, r.cache = response.StatusCode, cacheStatus(response.Header.Get("Cache-Status"))
+	r.status, r.cache = h.status, cacheStatus(h.cache)
 	c.buffer.Reset()
-	if !strings.HasPrefix(response.Header.Get("Content-Type"), "text/event-stream") {
-		_, err = c.buffer.ReadFrom(response.Body)
+	if !h.events {
+		_, err = c.buffer.ReadFrom(c.body(h))
 		r.done = time.Since(sent)
 		r.first = r.done
 	} else {
-		err = c.stream(response.Body, &r, sent, each)
+		err = c.stream(c.body(h), &r, sent, each)
 	}
 	if err != nil {
-		return r, fmt.Errorf("read a response's body: %w", err)
+		return r, fmt.Errorf("read an answer's body: %w", err)
 	}
 	return r, nil
 }

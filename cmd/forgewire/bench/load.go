@@ -140,7 +140,7 @@ func (p *publisher) run(w window, data []byte, send func() (uint64, error)) erro
 // timely is a publisher in an open loop.
 type timely struct {
 	*publisher
-	conn   *httpConn
+	conn   *publishConn
 	window window
 }
 

@@ -159,7 +159,7 @@ func (m *mixed) actors(w window) (all []*actor) {
 		m.publishers[i] = &publisher{number: i, publish: newHistogramOf(i, m.publishers)}
 	}
 	add(actHTTP, m.cfg.Publish, mixedPublishers, func(ctx context.Context, i int) (client, error) {
-		c, err := dialHTTP(ctx, m.replica(i), m.sys.apiKey, m.channels[i%len(m.channels)], m.cfg.Size)
+		c, err := dialPublish(ctx, m.replica(i), m.sys.apiKey, m.channels[i%len(m.channels)], m.cfg.Size)
 		return &timely{publisher: m.publishers[i], conn: c, window: w}, err
 	})
 	add(actSQL, m.cfg.SQL, mixedSQL, func(ctx context.Context, i int) (client, error) { return m.transactor(ctx, i, w) })

@@ -1,11 +1,9 @@
 package bench
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"io"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -141,7 +139,7 @@ func TestCheck(t *testing.T) {
 	}
 }
 
-func TestHTTPConn(t *testing.T) {
+func TestPublishConn(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(r.Body)
 		_, _, found := findMessage(body)
@@ -153,8 +151,6 @@ func TestHTTPConn(t *testing.T) {
 		case strings.Contains(string(body), `"channel":"chunked"`):
 			w.(http.Flusher).Flush()
 			_, _ = io.WriteString(w, `{"result":{"offset":42,"epoch":"e"}}`)
-		case strings.Contains(string(body), `"channel":"large"`):
-			_, _ = io.WriteString(w, strings.Repeat(" ", 100_000))
 		default:
 			w.WriteHeader(http.StatusServiceUnavailable)
 			_, _ = io.WriteString(w, `{"error":{"code":100,"message":"later"}}`)
@@ -166,11 +162,11 @@ func TestHTTPConn(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		c, err := dialHTTP(context.Background(), u, "key", channel, 150)
+		c, err := dialPublish(context.Background(), u, "key", channel, 150)
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer c.Close()
+		defer c.close()
 		var offset uint64
 		for count := range 3 { // over one connection
 			stamp(c.data, 0, count)
@@ -180,37 +176,13 @@ func TestHTTPConn(t *testing.T) {
 		}
 		return offset, err
 	}
-	if at, err := publish("good"); at != 42 || err != nil {
-		t.Errorf("good: %d, %v", at, err)
+	for _, channel := range []string{"good", "chunked"} {
+		if at, err := publish(channel); at != 42 || err != nil {
+			t.Errorf("%s: %d, %v", channel, at, err)
+		}
 	}
 	if _, err := publish("bad"); !errors.As(err, new(refused)) || !strings.Contains(err.Error(), "later") {
 		t.Errorf("bad: %v", err)
-	}
-	for _, channel := range []string{"chunked", "large"} {
-		if _, err := publish(channel); err == nil || errors.As(err, new(refused)) {
-			t.Errorf("%s: %v", channel, err)
-		}
-	}
-}
-
-// A response may come in any pieces.
-func TestHTTPConnPieces(t *testing.T) {
-	client, server := net.Pipe()
-	defer client.Close()
-	go func() {
-		defer server.Close()
-		if _, err := http.ReadRequest(bufio.NewReader(server)); err != nil {
-			return
-		}
-		for _, b := range []byte("HTTP/1.1 200 OK\r\nVary: x\r\ncontent-Length: 23\r\n\r\n{\"result\":{\"offset\":7}}") {
-			if _, err := server.Write([]byte{b}); err != nil {
-				return
-			}
-		}
-	}()
-	c := &httpConn{Conn: client, in: make([]byte, 1024), request: []byte("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")}
-	if at, err := c.publish(); at != 7 || err != nil {
-		t.Errorf("%d, %v", at, err)
 	}
 }
 

@@ -70,8 +70,8 @@ func (s *system) measure(ctx context.Context, l load, subscribers, channels int)
 
 // publish lets the publishers do their work, in a closed or an open loop.
 func (s *system) publish(ctx context.Context, l load, w window, publishers []*publisher, channels []string) error {
-	dial := func(ctx context.Context, i int) (*httpConn, error) {
-		return dialHTTP(ctx, s.replicas[i%len(s.replicas)], s.apiKey, channels[i%len(channels)], l.size)
+	dial := func(ctx context.Context, i int) (*publishConn, error) {
+		return dialPublish(ctx, s.replicas[i%len(s.replicas)], s.apiKey, channels[i%len(channels)], l.size)
 	}
 	if l.rate > 0 {
 		_, err := openLoop{total: int(l.rate * (l.warmup + l.duration).Seconds()), at: evenly(l.rate), workers: len(publishers),
@@ -141,7 +141,7 @@ func (s *system) receivers(ctx context.Context, n int, channels []string) ([]*re
 // finish publishes the last message of each channel: who has it has everything.
 func (s *system) finish(ctx context.Context, l load, channels []string) error {
 	for i, name := range channels {
-		c, err := dialHTTP(ctx, s.replicas[0], s.apiKey, name, l.size)
+		c, err := dialPublish(ctx, s.replicas[0], s.apiKey, name, l.size)
 		if err != nil {
 			return err
 		}

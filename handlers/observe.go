@@ -21,29 +21,9 @@ func (s *server) observe(next http.Handler) http.Handler {
 	})
 }
 
-const handshakePath = "/connection/websocket"
-
-// front serves the handshakes of WebSockets past the router, by the same chain. Thousands come at once when a replica has
-// gone, each on a new goroutine, whose stack would be copied to a larger one for nothing else.
-type front struct {
-	chi.Router
-	handshake http.Handler
-}
-
-func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if r.Method == http.MethodGet && r.URL.Path == handshakePath {
-		f.handshake.ServeHTTP(w, r)
-		return
-	}
-	f.Router.ServeHTTP(w, r)
-}
-
 // patternOf is the route that a request took; chi knows it when the request is over.
 func patternOf(r *http.Request) string {
 	c := chi.RouteContext(r.Context())
-	if c == nil {
-		return handshakePath // past the router: see front
-	}
 	if c.RouteMethod == "" && c.RoutePattern() == "/" {
 		return ""
 	}

@@ -64,6 +64,9 @@ type server struct {
 	document object
 }
 
+// HandshakePath is where WebSockets begin.
+const HandshakePath = "/connection/websocket"
+
 // Routes returns the handler of everything that a replica serves.
 func Routes(cfg Config) (http.Handler, error) {
 	if cfg.Node == nil || cfg.Gate == nil || cfg.Resources == nil || cfg.Logger == nil || cfg.Monitor == nil {
@@ -97,7 +100,7 @@ func Routes(cfg Config) (http.Handler, error) {
 
 	r.Get("/livez", s.live)
 	r.Get("/readyz", s.ready)
-	r.Get(handshakePath, s.node.ServeWebSocket) // front serves it but where requests are traced
+	r.Get(HandshakePath, s.node.ServeWebSocket)
 	r.Get("/connection/sse", s.observeStream(s.node.ServeSSE))
 	r.Post("/connection/sse", s.observeStream(s.node.ServeSSE))
 	r.Post("/connection/http_stream", s.observeStream(s.node.ServeHTTPStream))
@@ -116,10 +119,7 @@ func Routes(cfg Config) (http.Handler, error) {
 	r.Get("/api/openapi.json", s.openAPI)
 	r.Route("/api", s.apiRoutes)
 	s.pages(r, cfg)
-	if cfg.Tracing != nil {
-		return r, nil // which tells a span its route
-	}
-	return &front{r, chain.HandlerFunc(s.node.ServeWebSocket)}, nil
+	return r, nil
 }
 
 // pages are what people look at.

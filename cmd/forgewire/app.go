@@ -243,7 +243,7 @@ func (a *app) Run(ctx context.Context, ln, metrics net.Listener) error {
 	served, endGate := context.WithCancel(context.WithoutCancel(ctx))
 	g.Go(func() error { return a.gate.Run(served) })
 	g.Go(func() error {
-		if err := a.server.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
+		if err := a.server.Serve(newHandshakes(ln, a.server)); !errors.Is(err, http.ErrServerClosed) {
 			return fmt.Errorf("serve HTTP: %w", err)
 		}
 		return nil

@@ -9,10 +9,13 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"runtime"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"forgewire/handlers"
 )
 
 // However many connect, only so many connections are held, WebSockets among them; who is too many is let go at once, and
@@ -27,7 +30,7 @@ func TestConnectionFlood(t *testing.T) {
 	sockets.Store(2)
 	d := &door{most: 5, sockets: sockets.Load, logger: slog.New(slog.DiscardHandler)}
 	server := &http.Server{ConnState: d.state, ReadHeaderTimeout: time.Minute, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path != "/socket" {
+		if r.URL.Path != handlers.HandshakePath {
 			return
 		}
 		conn, _, err := http.NewResponseController(w).Hijack()
@@ -40,7 +43,7 @@ func TestConnectionFlood(t *testing.T) {
 		t.Cleanup(func() { _ = conn.Close() })
 	})}
 	ended := make(chan error, 1)
-	go func() { ended <- server.Serve(ln) }()
+	go func() { ended <- server.Serve(newHandshakes(ln, server)) }()
 	t.Cleanup(func() {
 		_ = server.Close()
 		if err := <-ended; !errors.Is(err, http.ErrServerClosed) {
@@ -58,7 +61,7 @@ func TestConnectionFlood(t *testing.T) {
 	}
 	serves := func(conn net.Conn, path string) bool {
 		_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
-		_, _ = io.WriteString(conn, "GET "+path+" HTTP/1.1\r\nHost: x\r\n\r\n") // it may be closed by then
+		_, _ = io.WriteString(conn, "GET "+path+" HTTP/1.1\r\nHost: x\r\nUpgrade: x\r\n\r\n") // it may be closed by then
 		answer, err := http.ReadResponse(bufio.NewReader(conn), nil)
 		if err != nil {
 			return false
@@ -79,7 +82,7 @@ func TestConnectionFlood(t *testing.T) {
 	if n := d.held.Load(); n > 3+50 {
 		t.Errorf("%d are held", n)
 	}
-	if !serves(held[0], "/socket") { // it counts as before
+	if !serves(held[0], handlers.HandshakePath) { // it counts as before
 		t.Fatal("no upgrade")
 	}
 	if serves(dial(), "/") {
@@ -89,6 +92,18 @@ func TestConnectionFlood(t *testing.T) {
 	for end := time.Now().Add(20 * time.Second); !serves(dial(), "/"); {
 		if time.Now().After(end) {
 			t.Fatal("who comes when others have left is not served")
+		}
+	}
+	_ = held[2].Close()
+	for end := time.Now().Add(20 * time.Second); !serves(dial(), handlers.HandshakePath); { // its first request
+		if time.Now().After(end) {
+			t.Fatal("a handshake is not served")
+		}
+	}
+	_ = server.Close()
+	for end := time.Now().Add(20 * time.Second); d.held.Load() != 0; runtime.Gosched() { // each was counted out once
+		if time.Now().After(end) {
+			t.Fatalf("%d are held by a server that is closed", d.held.Load())
 		}
 	}
 }

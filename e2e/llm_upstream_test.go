@@ -188,7 +188,7 @@ func TestLLMHangingModel(t *testing.T) {
 			return ""
 		})
 		for i := range 5 {
-			if a := c.mustAsk(0, "/chat/completions", asking("m", fmt.Sprint(model, i), nil)); a.took > 3*time.Second {
+			if a := c.mustAsk(0, "/chat/completions", asking("m", fmt.Sprint(model, i), nil)); a.took > 20*time.Second { // the model hangs for minutes
 				t.Errorf("another model's answer took %v", a.took)
 			}
 		}

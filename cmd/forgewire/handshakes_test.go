@@ -101,23 +101,40 @@ func TestHandshakes(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		answer, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		got, err := answered(bufio.NewReader(conn))
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 			continue
 		}
-		body, err := io.ReadAll(answer.Body)
-		if answer.StatusCode != c.status || answer.Header.Get("X-Saw") != c.saw || err != nil || c.status == 418 && string(body) != "no" {
-			t.Errorf("%s: %d %q %q %v", name, answer.StatusCode, answer.Header.Get("X-Saw"), body, err)
+		if got.status != c.status || got.header.Get("X-Saw") != c.saw || c.status == 418 && got.body != "no" {
+			t.Errorf("%s: %+v", name, got)
 		}
-		if got := direct.Load() > before; got != c.direct {
-			t.Errorf("%s: past net/http: %v", name, got)
+		if past := direct.Load() > before; past != c.direct {
+			t.Errorf("%s: past net/http: %v", name, past)
 		}
-		if c.direct && (!answer.Close || answer.Header.Get("Date") == "") {
-			t.Errorf("%s: the refusal has the header %v", name, answer.Header)
+		if c.direct && (!got.last || got.header.Get("Date") == "") {
+			t.Errorf("%s: the refusal has the header %v", name, got.header)
 		}
 		_ = conn.Close()
 	}
+}
+
+// served is an answer.
+type served struct {
+	status int
+	header http.Header
+	last   bool // on its connection
+	body   string
+}
+
+func answered(in *bufio.Reader) (served, error) {
+	answer, err := http.ReadResponse(in, nil)
+	if err != nil {
+		return served{}, err
+	}
+	defer answer.Body.Close()
+	body, err := io.ReadAll(answer.Body)
+	return served{answer.StatusCode, answer.Header, answer.Close, string(body)}, err
 }
 
 // awaitSilence waits until the server has taken what was sent: it answers nothing yet.
@@ -154,9 +171,9 @@ func TestHandshakeAfterRequests(t *testing.T) {
 	in := bufio.NewReader(conn)
 	for i, request := range []string{"GET / HTTP/1.1\r\nHost: a\r\n\r\n", "GET / HTTP/1.1\r\nHost: a\r\n\r\n", plainHandshake} {
 		_, _ = io.WriteString(conn, request)
-		answer, err := http.ReadResponse(in, nil)
-		if err != nil || (answer.StatusCode == http.StatusSwitchingProtocols) != (i == 2) {
-			t.Fatalf("request %d: %+v, %v", i, answer, err)
+		got, err := answered(in)
+		if err != nil || (got.status == http.StatusSwitchingProtocols) != (i == 2) {
+			t.Fatalf("request %d: %+v, %v", i, got, err)
 		}
 	}
 	if direct.Load() != 0 {
@@ -192,7 +209,7 @@ func TestSilentConnections(t *testing.T) {
 	server, address, _ := greeted(t, time.Hour, func(http.ResponseWriter, *http.Request) {})
 	silent, other := dialed(t, address), dialed(t, address)
 	_, _ = io.WriteString(other, "GET / HTTP/1.1\r\nHost: a\r\n\r\n") // when it is answered, who came before has been accepted
-	if _, err := http.ReadResponse(bufio.NewReader(other), nil); err != nil {
+	if _, err := answered(bufio.NewReader(other)); err != nil {
 		t.Fatal(err)
 	}
 	if err := server.Shutdown(t.Context()); err != nil {
@@ -224,8 +241,8 @@ func FuzzHandshake(f *testing.F) {
 		go func() { _ = server.Serve(&single{conn: conn, done: make(chan struct{})}) }()
 		defer server.Close()
 		go func() { _, _ = client.Write(b) }()
-		answer, err := http.ReadResponse(bufio.NewReader(client), nil)
-		if err != nil || answer.StatusCode != http.StatusOK {
+		answer, err := answered(bufio.NewReader(client))
+		if err != nil || answer.status != http.StatusOK {
 			t.Fatalf("net/http answers %+v, %v", answer, err)
 		}
 		want := <-got

@@ -89,11 +89,10 @@ func Routes(cfg Config) (http.Handler, error) {
 	s.methods = methods(s)
 	s.document = document(cfg.Version, s.methods, cfg.Resources.Routes())
 	r := chi.NewRouter()
-	chain := chi.Middlewares{s.observe, cfg.Tracing.Middleware, s.requestID, s.recover}
+	r.Use(s.observe, cfg.Tracing.Middleware, s.requestID, s.recover)
 	if cfg.ClientIPHeader != "" {
-		chain = append(chain, clientIP(cfg.ClientIPHeader, cfg.TrustedProxies))
+		r.Use(clientIP(cfg.ClientIPHeader, cfg.TrustedProxies))
 	}
-	r.Use(chain...)
 	r.Use(middleware.Preflight("/v1/", s.node.AllowsOrigin))
 	r.NotFound(func(w http.ResponseWriter, r *http.Request) { s.fail(w, r, http.StatusNotFound, notFound) })
 	r.MethodNotAllowed(func(w http.ResponseWriter, r *http.Request) { s.fail(w, r, http.StatusMethodNotAllowed, wrongMethod) })

@@ -53,27 +53,18 @@ var (
 	emptyHeader = []byte("\r\n")
 )
 
-// do sends a request and reads the whole answer, into body if that is not nil. It returns the status and how many
-// bytes the body had.
+// do sends a request and reads the whole answer, its body into body. It returns the status and how many bytes
+// that had.
 func (c *rawConn) do(request []byte, body io.Writer) (status, size int, err error) {
 	h, err := c.ask(request)
 	if err != nil {
 		return 0, 0, err
 	}
-	if !h.chunked && body == nil {
-		size, err = c.in.Discard(h.length)
-	} else {
-		if body == nil {
-			body = io.Discard
-		}
-		var n int64
-		n, err = io.Copy(body, c.body(h))
-		size = int(n)
-	}
+	n, err := io.Copy(body, c.body(h))
 	if err != nil {
 		return 0, 0, fmt.Errorf("read an answer's body: %w", err)
 	}
-	return h.status, size, nil
+	return h.status, int(n), nil
 }
 
 // ask sends a request and reads the answer up to its body, which must be read before the next one.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/url"
 	"sync/atomic"
 	"time"
@@ -105,7 +106,7 @@ func (s httpSide) client(ctx context.Context) (client, error) {
 
 func (c *httpClient) do(int, time.Time) error {
 	c.buf = c.side.request(c.buf[:0], int(c.side.sent.Add(1)))
-	status, _, err := c.rawConn.do(c.buf, nil)
+	status, _, err := c.rawConn.do(c.buf, io.Discard)
 	if err == nil && status != c.side.want {
 		err = refusal(status, nil)
 	}

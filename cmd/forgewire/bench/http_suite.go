@@ -3,6 +3,7 @@ package bench
 import (
 	"context"
 	"fmt"
+	"io"
 	"slices"
 	"time"
 
@@ -61,7 +62,7 @@ func runSuite(ctx context.Context, cfg HTTPConfig, sys *httpSystem, open bool) (
 					}
 				}
 				side := suiteSide(kinds, user+i)
-				status, _, err := c.do(side.request(nil, int(sys.sent.Add(1))), nil)
+				status, _, err := c.do(side.request(nil, int(sys.sent.Add(1))), io.Discard)
 				if err != nil {
 					return fmt.Errorf("user %d: %w", user, err)
 				}

@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"errors"
 	"io"
 	"log/slog"
 	"net"
@@ -22,10 +21,6 @@ import (
 // whoever comes when others have left is served.
 func TestConnectionFlood(t *testing.T) {
 	t.Parallel()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
 	var sockets atomic.Int64
 	sockets.Store(2)
 	d := &door{most: 5, sockets: sockets.Load, logger: slog.New(slog.DiscardHandler)}
@@ -42,23 +37,8 @@ func TestConnectionFlood(t *testing.T) {
 		_, _ = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\n\r\n")
 		t.Cleanup(func() { _ = conn.Close() })
 	})}
-	ended := make(chan error, 1)
-	go func() { ended <- server.Serve(newHandshakes(ln, server)) }()
-	t.Cleanup(func() {
-		_ = server.Close()
-		if err := <-ended; !errors.Is(err, http.ErrServerClosed) {
-			t.Error(err)
-		}
-	})
-	dial := func() net.Conn {
-		t.Helper()
-		conn, err := new(net.Dialer).DialContext(t.Context(), "tcp", ln.Addr().String())
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { _ = conn.Close() })
-		return conn
-	}
+	address := serving(t, server)
+	dial := func() net.Conn { return dialed(t, address) }
 	serves := func(conn net.Conn, path string) bool {
 		_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
 		_, _ = io.WriteString(conn, "GET "+path+" HTTP/1.1\r\nHost: x\r\nUpgrade: x\r\n\r\n") // it may be closed by then

@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"errors"
 	"net"
 	"net/http"
 	"runtime/debug"
@@ -36,8 +37,7 @@ type handshakes struct {
 	over   chan struct{}     // closed after that, when no handshake is being answered any more
 
 	mu     sync.Mutex
-	silent map[*net.TCPConn]struct{} // those that have sent nothing yet; guarded by mu
-	closed bool                      // guarded by mu
+	silent map[*net.TCPConn]struct{} // those that have sent nothing yet; guarded by mu, nil after Close
 	open   sync.WaitGroup            // connections that net/http does not have
 }
 
@@ -69,13 +69,13 @@ func (h *handshakes) Accept() (net.Conn, error) {
 func (h *handshakes) Close() error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.closed {
+	if h.silent == nil {
 		return nil
 	}
-	h.closed = true
 	for c := range h.silent {
 		_ = c.Close() // who reads it counts it out
 	}
+	h.silent = nil
 	close(h.shut)
 	return h.TCPListener.Close() //nolint:wrapcheck // as net.Listener
 }
@@ -83,11 +83,15 @@ func (h *handshakes) Close() error {
 func (h *handshakes) accept() {
 	for {
 		conn, err := h.AcceptTCP()
-		if err != nil {
-			if h.tell(err) {
-				continue
-			}
+		if errors.Is(err, net.ErrClosed) {
 			break
+		}
+		if err != nil {
+			select {
+			case h.errs <- err:
+			case <-h.shut:
+			}
+			continue
 		}
 		h.open.Add(1)
 		h.state(conn, http.StateNew)
@@ -99,21 +103,6 @@ func (h *handshakes) accept() {
 	}
 	h.open.Wait()
 	close(h.over)
-}
-
-// tell gives net/http an error of accepting, of which it knows whether to go on. It returns false when the listener was closed.
-func (h *handshakes) tell(err error) bool {
-	select {
-	case <-h.shut:
-		return false
-	default:
-	}
-	select {
-	case <-h.shut:
-		return false
-	case h.errs <- err:
-		return true
-	}
 }
 
 // What a plain Host and the name of a plain header consist of.
@@ -152,9 +141,7 @@ func (h *handshakes) greet(conn *net.TCPConn) {
 
 // first reads what a connection begins with, and answers it or leaves it to net/http.
 func (h *handshakes) first(g *greeter, conn *net.TCPConn) {
-	h.await(conn, true)
-	n, err := conn.Read(g.buf[:])
-	h.await(conn, false)
+	n, err := h.read(conn, g.buf[:])
 	if err != nil {
 		_ = conn.Close()
 		h.state(conn, http.StateClosed)
@@ -207,19 +194,21 @@ func (g *greeter) parse(b []byte) *http.Request {
 	return r
 }
 
-// await keeps the connections of which nothing was read, and bounds for how long that may be.
-func (h *handshakes) await(conn *net.TCPConn, begins bool) {
+// read waits for the first bytes of a connection, unless Close ends that.
+func (h *handshakes) read(conn *net.TCPConn, b []byte) (int, error) {
 	h.mu.Lock()
-	defer h.mu.Unlock()
-	if !begins {
-		delete(h.silent, conn)
-		return
-	}
-	if h.closed {
-		_ = conn.Close()
+	if h.silent == nil {
+		h.mu.Unlock()
+		return 0, net.ErrClosed
 	}
 	h.silent[conn] = struct{}{}
+	h.mu.Unlock()
 	_ = conn.SetReadDeadline(time.Now().Add(h.server.ReadHeaderTimeout)) // fails only on a closed one, as the read will
+	n, err := conn.Read(b)
+	h.mu.Lock()
+	delete(h.silent, conn)
+	h.mu.Unlock()
+	return n, err //nolint:wrapcheck // nobody is told
 }
 
 func (h *handshakes) state(conn net.Conn, s http.ConnState) {

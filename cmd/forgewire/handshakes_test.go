@@ -2,7 +2,6 @@ package main
 
 import (
 	"bufio"
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -10,7 +9,9 @@ import (
 	"net"
 	"net/http"
 	"reflect"
+	"runtime"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -18,20 +19,13 @@ import (
 
 const plainHandshake = "GET /connection/websocket?cf_protocol=protobuf HTTP/1.1\r\nHost: example.com:8000\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nX-A: b, c\r\n\r\n"
 
-// greeted serves a handler behind handshakes. direct counts the requests that net/http did not have.
-func greeted(t *testing.T, timeout time.Duration, handler http.HandlerFunc) (server *http.Server, address string, direct *atomic.Int64) {
+// serving serves behind handshakes until t ends.
+func serving(t *testing.T, server *http.Server) (address string) {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	direct = new(atomic.Int64)
-	server = &http.Server{ReadHeaderTimeout: timeout, ErrorLog: log.New(io.Discard, "", 0), Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Context().Value(http.ServerContextKey) == nil {
-			direct.Add(1)
-		}
-		handler(w, r)
-	})}
 	ended := make(chan error, 1)
 	go func() { ended <- server.Serve(newHandshakes(ln, server)) }()
 	t.Cleanup(func() {
@@ -40,7 +34,46 @@ func greeted(t *testing.T, timeout time.Duration, handler http.HandlerFunc) (ser
 			t.Error(err)
 		}
 	})
-	return server, ln.Addr().String(), direct
+	return ln.Addr().String()
+}
+
+// greeted serves a handler.
+func greeted(t *testing.T, timeout time.Duration, handler http.HandlerFunc) *greeting {
+	t.Helper()
+	g := &greeting{Server: http.Server{ReadHeaderTimeout: timeout, ErrorLog: log.New(io.Discard, "", 0)}}
+	g.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Context().Value(http.ServerContextKey) == nil {
+			g.direct.Add(1)
+		}
+		handler(w, r)
+	})
+	g.ConnState = func(conn net.Conn, s http.ConnState) {
+		if n, _ := g.begun.LoadOrStore(conn.RemoteAddr().String(), new(atomic.Int64)); s == http.StateNew {
+			n.(*atomic.Int64).Add(1)
+		}
+	}
+	g.address = serving(t, &g.Server)
+	return g
+}
+
+type greeting struct {
+	http.Server
+	address string
+	direct  atomic.Int64 // requests that net/http did not have
+	begun   sync.Map     // by the client's address, how often its connection was new: a second time to net/http
+}
+
+// awaitHanded waits until net/http has a client's connection.
+func (g *greeting) awaitHanded(t *testing.T, client net.Conn) {
+	t.Helper()
+	for end := time.Now().Add(20 * time.Second); ; runtime.Gosched() {
+		if n, ok := g.begun.Load(client.LocalAddr().String()); ok && n.(*atomic.Int64).Load() == 2 {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatal("net/http does not get the connection")
+		}
+	}
 }
 
 func dialed(t *testing.T, address string) net.Conn {
@@ -58,7 +91,7 @@ func dialed(t *testing.T, address string) net.Conn {
 // as ever, from its first byte on.
 func TestHandshakes(t *testing.T) {
 	t.Parallel()
-	_, address, direct := greeted(t, time.Minute, func(w http.ResponseWriter, r *http.Request) {
+	g := greeted(t, time.Minute, func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(r.Body)
 		if err != nil {
 			t.Error(err)
@@ -92,10 +125,10 @@ func TestHandshakes(t *testing.T) {
 		"not HTTP":    {[]string{"hello\r\n\r\n"}, false, 400, ""},
 		"long header": {[]string{"GET " + path + " HTTP/1.1\r\nHost: a\r\nX-A: " + strings.Repeat("x", firstRead) + "\r\nUpgrade: websocket\r\n\r\n"}, false, 418, `GET ` + path + ` a ` + strings.Repeat("x", firstRead) + ` ""`},
 	} {
-		before, conn := direct.Load(), dialed(t, address)
+		before, conn := g.direct.Load(), dialed(t, g.address)
 		for i, piece := range c.pieces {
 			if i > 0 {
-				awaitSilence(t, conn)
+				g.awaitHanded(t, conn)
 			}
 			if _, err := io.WriteString(conn, piece); err != nil {
 				t.Fatal(err)
@@ -109,7 +142,7 @@ func TestHandshakes(t *testing.T) {
 		if got.status != c.status || got.header.Get("X-Saw") != c.saw || c.status == 418 && got.body != "no" {
 			t.Errorf("%s: %+v", name, got)
 		}
-		if past := direct.Load() > before; past != c.direct {
+		if past := g.direct.Load() > before; past != c.direct {
 			t.Errorf("%s: past net/http: %v", name, past)
 		}
 		if c.direct && (!got.last || got.header.Get("Date") == "") {
@@ -137,25 +170,10 @@ func answered(in *bufio.Reader) (served, error) {
 	return served{answer.StatusCode, answer.Header, answer.Close, string(body)}, err
 }
 
-// awaitSilence waits until the server has taken what was sent: it answers nothing yet.
-func awaitSilence(t *testing.T, conn net.Conn) {
-	t.Helper()
-	_ = conn.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
-	if n, err := conn.Read(make([]byte, 1)); n != 0 || !errors.Is(err, context.DeadlineExceeded) && !isTimeout(err) {
-		t.Fatalf("%d bytes, %v", n, err)
-	}
-	_ = conn.SetReadDeadline(time.Now().Add(20 * time.Second))
-}
-
-func isTimeout(err error) bool {
-	e, ok := errors.AsType[net.Error](err)
-	return ok && e.Timeout()
-}
-
 // Requests follow each other on a connection that net/http has, and a handshake on one of them is served too.
 func TestHandshakeAfterRequests(t *testing.T) {
 	t.Parallel()
-	_, address, direct := greeted(t, time.Minute, func(w http.ResponseWriter, r *http.Request) {
+	g := greeted(t, time.Minute, func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Upgrade") == "" {
 			return
 		}
@@ -167,7 +185,7 @@ func TestHandshakeAfterRequests(t *testing.T) {
 		defer conn.Close()
 		_, _ = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
 	})
-	conn := dialed(t, address)
+	conn := dialed(t, g.address)
 	in := bufio.NewReader(conn)
 	for i, request := range []string{"GET / HTTP/1.1\r\nHost: a\r\n\r\n", "GET / HTTP/1.1\r\nHost: a\r\n\r\n", plainHandshake} {
 		_, _ = io.WriteString(conn, request)
@@ -176,24 +194,24 @@ func TestHandshakeAfterRequests(t *testing.T) {
 			t.Fatalf("request %d: %+v, %v", i, got, err)
 		}
 	}
-	if direct.Load() != 0 {
+	if g.direct.Load() != 0 {
 		t.Error("a connection that net/http has was taken from it")
 	}
-	_, _ = io.WriteString(dialed(t, address), plainHandshake)
+	_, _ = io.WriteString(dialed(t, g.address), plainHandshake)
 }
 
 // A handler that panics ends its connection alone.
 func TestHandshakePanics(t *testing.T) {
 	t.Parallel()
-	_, address, direct := greeted(t, time.Minute, func(http.ResponseWriter, *http.Request) { panic("x") })
+	g := greeted(t, time.Minute, func(http.ResponseWriter, *http.Request) { panic("x") })
 	for range 3 {
-		conn := dialed(t, address)
+		conn := dialed(t, g.address)
 		_, _ = io.WriteString(conn, plainHandshake)
 		if b, err := io.ReadAll(conn); err != nil || len(b) > 0 {
 			t.Errorf("%q, %v", b, err)
 		}
 	}
-	if direct.Load() != 3 {
+	if g.direct.Load() != 3 {
 		t.Error("they were not past net/http")
 	}
 }
@@ -201,18 +219,18 @@ func TestHandshakePanics(t *testing.T) {
 // Who says nothing is let go, also when the server stops.
 func TestSilentConnections(t *testing.T) {
 	t.Parallel()
-	_, address, _ := greeted(t, 50*time.Millisecond, func(http.ResponseWriter, *http.Request) {})
-	if b, err := io.ReadAll(dialed(t, address)); err != nil || len(b) > 0 {
+	g := greeted(t, 50*time.Millisecond, func(http.ResponseWriter, *http.Request) {})
+	if b, err := io.ReadAll(dialed(t, g.address)); err != nil || len(b) > 0 {
 		t.Errorf("%q, %v", b, err)
 	}
 
-	server, address, _ := greeted(t, time.Hour, func(http.ResponseWriter, *http.Request) {})
-	silent, other := dialed(t, address), dialed(t, address)
+	g = greeted(t, time.Hour, func(http.ResponseWriter, *http.Request) {})
+	silent, other := dialed(t, g.address), dialed(t, g.address)
 	_, _ = io.WriteString(other, "GET / HTTP/1.1\r\nHost: a\r\n\r\n") // when it is answered, who came before has been accepted
 	if _, err := answered(bufio.NewReader(other)); err != nil {
 		t.Fatal(err)
 	}
-	if err := server.Shutdown(t.Context()); err != nil {
+	if err := g.Shutdown(t.Context()); err != nil {
 		t.Error(err)
 	}
 	for _, conn := range []net.Conn{silent, other} {
